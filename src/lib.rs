@@ -91,7 +91,6 @@ pub mod config;
 #[cfg(all(feature = "master", target_os = "linux"))]
 mod control;
 #[cfg(feature = "master")]
-#[allow(dead_code, unused_imports)]
 mod fleet;
 #[cfg(all(feature = "http", target_os = "linux"))]
 mod http;
@@ -107,8 +106,6 @@ mod listen_fds;
 #[cfg(all(feature = "master", target_os = "linux"))]
 pub mod master;
 #[cfg(all(feature = "master", target_os = "linux"))]
-// The master does not join fleets yet: only the tests of the two rooms use them.
-#[allow(dead_code, unused_imports)]
 mod membership;
 #[cfg(all(any(feature = "firewall", feature = "lab"), target_os = "linux"))]
 mod netlink;

@@ -190,11 +190,18 @@ fn all_tests() -> BTreeSet<String> {
     }
     let directory = root().join("netns-tests/tests/cases");
     for topic in topics(tokens(&directory.join("main.rs"))) {
-        let names = cases(tokens(&directory.join(format!("{topic}.rs"))));
+        let names: Vec<String> =
+            files_of(&directory, &topic).iter().flat_map(|file| cases(tokens(file))).collect();
         assert!(!names.is_empty(), "{topic} has no case");
         tests.extend(names.iter().map(|name| format!("cases {topic}::{name}")));
     }
     tests
+}
+
+/// The files in which the cases of a topic stand: one, or those of a directory.
+fn files_of(directory: &Path, topic: &str) -> Vec<PathBuf> {
+    let file = directory.join(format!("{topic}.rs"));
+    if file.exists() { vec![file] } else { files(&directory.join(topic)) }
 }
 
 /// The functions with an attribute that ends with `test`, in this module and those in it.

@@ -9,6 +9,9 @@
 //! line of some bytes to everyone and closes, then the client does; that leaves a TIME_WAIT at the
 //! worker's side. A client that answers by a reset leaves none, and saves packets.
 //!
+//! `cargo bench --bench engines -- --parts` measures short connections alone, beside connection tracking alone
+//! and beside rules without the guard and without local clients.
+//!
 //! `cargo bench --bench engines`. Runs in network namespaces of its own, without root; but only root
 //! can turn receive steering on. Needs the program chrt (of util-linux). On a machine with other work
 //! `chrt -f 50 cargo bench --bench engines`, built before, keeps that away for some 200 ms at a time.
@@ -71,8 +74,12 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
+    let has_parts = std::env::args().any(|argument| argument == "--parts");
     let mut bench = Bench {
         watch,
+        ways: if has_parts { &Way::PARTS } else { &Way::ALL },
+        tasks: if has_parts { &TASKS[..2] } else { &TASKS },
+        has_parts,
         window: if is_bench { WINDOW } else { WINDOW / 4 },
         passes: if is_bench { PASSES } else { 1 },
         respite: if is_bench { RESPITE } else { Duration::ZERO },
@@ -104,6 +111,10 @@ fn may_steer() -> std::io::Result<()> {
 
 struct Bench {
     watch: Watch,
+    ways: &'static [Way],
+    tasks: &'static [Task],
+    /// What is measured is what the parts of the rules cost.
+    has_parts: bool,
     window: Duration,
     passes: usize,
     respite: Duration,
@@ -113,6 +124,9 @@ struct Bench {
     /// The seconds of processor time that other work took in a second, by round.
     other: Vec<f64>,
 }
+
+/// A way, and where short and long connections come by it.
+type Place = (Way, Short, Option<Bulk>);
 
 /// What is measured at one time.
 #[derive(Debug, Clone, Copy)]
@@ -134,47 +148,45 @@ const TASKS: [Task; 5] = [
 impl Bench {
     /// Builds a place for each way, another one first each time, and measures everything there.
     fn run_round(&mut self, round: usize) {
-        let mut ways = Way::ALL;
-        ways.rotate_left(round % Way::ALL.len());
-        let places = ways.map(|way| (way, Short::build(way), Bulk::build(way)));
+        let mut ways = self.ways.to_vec();
+        ways.rotate_left(round % self.ways.len());
+        let bulk = |way| (!self.has_parts).then(|| Bulk::build(way));
+        let places = ways.into_iter().map(|way| (way, Short::build(way), bulk(way)));
+        let places: Vec<Place> = places.collect();
         thread::sleep(self.respite);
         let span = self.watch.begin();
         thread::sleep(self.window);
         let nothing = span.end();
         self.other.push(nothing.seconds_beyond(0.0) / nothing.elapsed.as_secs_f64());
         for is_steered in self.steered.clone() {
-            for server in places.iter().flat_map(|(_, short, bulk)| [short.server(), bulk.server()])
-            {
+            let servers = places.iter().flat_map(|(_, short, bulk)| {
+                std::iter::once(short.server()).chain(bulk.as_ref().map(Bulk::server))
+            });
+            for server in servers {
                 if self.steered.len() > 1 {
                     steering::steer(server, is_steered).expect("what could be set before");
                 }
             }
             for pass in 0..self.passes {
-                for task in TASKS {
-                    self.run_pass(is_steered, task, &places, pass);
+                for task in self.tasks {
+                    self.run_pass(is_steered, *task, &places, pass);
                 }
             }
         }
     }
 
     /// Does a task for each way, another one first each time.
-    fn run_pass(
-        &mut self,
-        is_steered: bool,
-        task: Task,
-        places: &[(Way, Short, Bulk)],
-        pass: usize,
-    ) {
+    fn run_pass(&mut self, is_steered: bool, task: Task, places: &[Place], pass: usize) {
         thread::sleep(self.respite);
         let (before, after) = places.split_at(pass % places.len());
         for (way, short, bulk) in after.iter().chain(before) {
-            for (figure, value) in self.measure(task, short, bulk) {
+            for (figure, value) in self.measure(task, short, bulk.as_ref()) {
                 self.samples.add(is_steered, figure, *way, value);
             }
         }
     }
 
-    fn measure(&self, task: Task, short: &Short, bulk: &Bulk) -> Vec<(Figure, f64)> {
+    fn measure(&self, task: Task, short: &Short, bulk: Option<&Bulk>) -> Vec<(Figure, f64)> {
         let (watch, time) = (&self.watch, self.window);
         match task {
             Task::Connections => {
@@ -193,6 +205,7 @@ impl Bench {
                 vec![(Figure::Rate, measured.connections / elapsed)]
             }
             Task::Carry(direction) => {
+                let Some(bulk) = bulk else { return vec![] };
                 let (bytes, cores) = bulk.carry(direction, watch, time);
                 let (speed, cost) = match direction {
                     Direction::Up => (Figure::Up, Figure::GibibyteUp),
@@ -224,7 +237,10 @@ impl Bench {
             quartile(self.other.clone(), 2)
         );
         for is_steered in &self.steered {
-            self.samples.print(*is_steered);
+            match self.has_parts {
+                true => self.samples.print_parts(*is_steered, self.ways),
+                false => self.samples.print(*is_steered),
+            }
         }
     }
 }

@@ -1,7 +1,9 @@
 //! A network in which the workers of a plan are reached in one of three ways.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Stdio};
 
 use ipcluster::internals::nft::Conntrack;
 use ipcluster::lab::Network;
@@ -23,18 +25,66 @@ pub(crate) enum Way {
     /// No rules at all: each client knows the port of its worker, which is the one that the plan
     /// names.
     Straight,
+    /// The same, beside a rule of somebody else that has the kernel track connections.
+    Tracked,
     /// By the rules of an engine, to the public port.
-    By(Engine),
+    By(Engine, Extras),
+}
+
+/// What rules there are beside those that lead connections to workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extras {
+    /// Nobody reaches a worker port from outside.
+    pub(crate) guard: bool,
+    /// Clients of the same host are served.
+    pub(crate) local_clients: bool,
+}
+
+impl Extras {
+    /// Only what leads connections.
+    const NONE: Self = Self { guard: false, local_clients: false };
+
+    /// What a master sets by default.
+    const DEFAULT: Self = Self { guard: true, local_clients: true };
 }
 
 impl Way {
     /// The first is what the others are compared with.
-    pub(crate) const ALL: [Self; 3] =
-        [Self::Straight, Self::By(Engine::Redirect), Self::By(Engine::Tproxy)];
+    pub(crate) const ALL: [Self; 3] = [
+        Self::Straight,
+        Self::By(Engine::Redirect, Extras::DEFAULT),
+        Self::By(Engine::Tproxy, Extras::DEFAULT),
+    ];
+
+    /// What each part of the rules costs.
+    pub(crate) const PARTS: [Self; 9] = [
+        Self::Straight,
+        Self::Tracked,
+        Self::By(Engine::Redirect, Extras::NONE),
+        Self::By(Engine::Redirect, Extras { local_clients: true, ..Extras::NONE }),
+        Self::By(Engine::Redirect, Extras { guard: true, ..Extras::NONE }),
+        Self::By(Engine::Redirect, Extras::DEFAULT),
+        Self::By(Engine::Tproxy, Extras::NONE),
+        Self::By(Engine::Tproxy, Extras { guard: true, ..Extras::NONE }),
+        Self::By(Engine::Tproxy, Extras::DEFAULT),
+    ];
 
     /// Whether the sockets of workers need `IP_TRANSPARENT`.
     pub(crate) fn is_transparent(self) -> bool {
-        self == Self::By(Engine::Tproxy)
+        matches!(self, Self::By(Engine::Tproxy, _))
+    }
+
+    /// Its name in a table.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Straight => "no balancer".to_owned(),
+            Self::Tracked => "no balancer, tracked".to_owned(),
+            Self::By(engine, Extras { guard, local_clients }) => {
+                let guard = if guard { ", guard" } else { "" };
+                let local_clients = if local_clients { ", local clients" } else { "" };
+                format!("{engine}{guard}{local_clients}")
+            }
+        }
     }
 }
 
@@ -51,15 +101,21 @@ impl Stage {
     pub(crate) fn build<T>(way: Way, start: impl FnOnce(&Network) -> T) -> (Self, T) {
         let network = Network::new().expect("a network");
         let workers = start(&network);
-        let put_in_force = |engine| {
-            let plan = plan(engine);
+        let put_in_force = |engine, extras| {
+            let plan = plan(engine, extras);
             let mut firewall = Firewall::open(plan.name()).expect("a netlink socket");
             firewall.apply(&plan).expect("the plan in force");
             firewall
         };
         let firewall = match way {
             Way::Straight => None,
-            Way::By(engine) => Some(network.server().run_in(|| put_in_force(engine))),
+            Way::Tracked => {
+                network.server().run_in(track).expect("the server's namespace");
+                None
+            }
+            Way::By(engine, extras) => {
+                Some(network.server().run_in(|| put_in_force(engine, extras)))
+            }
         };
         let firewall = firewall.transpose().expect("the server's namespace");
         (Self { way, network, _firewall: firewall }, workers)
@@ -68,8 +124,10 @@ impl Stage {
     /// Where clients connect to: for the straight way a port of each seat, in order.
     pub(crate) fn targets(&self) -> Vec<SocketAddr> {
         match self.way {
-            Way::Straight => (0..WORKERS).map(|seat| Network::server_v4(port_of(seat))).collect(),
-            Way::By(_) => vec![Network::server_v4(PUBLIC_PORT)],
+            Way::Straight | Way::Tracked => {
+                (0..WORKERS).map(|seat| Network::server_v4(port_of(seat))).collect()
+            }
+            Way::By(..) => vec![Network::server_v4(PUBLIC_PORT)],
         }
     }
 
@@ -88,7 +146,7 @@ pub(crate) fn port_of(seat: u16) -> u16 {
 
 /// The seats of the clients that [`clients`] gives, by the plan.
 pub(crate) fn seats(clients: &[IpAddr]) -> BTreeMap<IpAddr, u16> {
-    let plan = plan(Engine::default());
+    let plan = plan(Engine::default(), Extras::DEFAULT);
     clients.iter().map(|client| (*client, seat_of(&plan, *client))).collect()
 }
 
@@ -96,7 +154,7 @@ pub(crate) fn seats(clients: &[IpAddr]) -> BTreeMap<IpAddr, u16> {
 /// whoever goes through both them and the [targets](Stage::targets) of the straight way in turn
 /// sends each client to the worker that the plan names.
 pub(crate) fn clients(of_each: usize) -> Vec<IpAddr> {
-    let plan = plan(Engine::default());
+    let plan = plan(Engine::default(), Extras::DEFAULT);
     let mut by_seat = vec![vec![]; usize::from(WORKERS)];
     for client in Network::clients_v4(u16::MAX) {
         by_seat[usize::from(seat_of(&plan, client))].push(client);
@@ -108,8 +166,22 @@ fn seat_of(plan: &Plan, client: IpAddr) -> u16 {
     plan.worker_for(client).expect("every seat is held").seat.0
 }
 
-/// A plan with a worker in every seat, and the guard that a master sets by default.
-fn plan(engine: Engine) -> Plan {
+/// Has connections tracked in the namespace of this thread, as a firewall does.
+fn track() {
+    let mut nft = Command::new("nft");
+    let mut nft = nft.args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("the program nft");
+    let rules = "table inet tracking {
+        chain prerouting { type filter hook prerouting priority 0; ct state invalid; }
+}
+";
+    let mut input = nft.stdin.take().expect("its input");
+    input.write_all(rules.as_bytes()).expect("a program that reads");
+    drop(input);
+    assert!(nft.wait().expect("a child").success(), "nft refused {rules}");
+}
+
+/// A plan with a worker in every seat.
+fn plan(engine: Engine, Extras { guard, local_clients }: Extras) -> Plan {
     let listener = Network::server_v4(PUBLIC_PORT).to_string().parse().expect("a listener");
     let mut plan = Plan::new(
         "bench".parse().expect("a name"),
@@ -120,7 +192,8 @@ fn plan(engine: Engine) -> Plan {
     )
     .expect("a plan");
     plan.set_engine(engine).expect("no worker yet");
-    plan.set_guard(Some(PortRange::default())).expect("no public port in it");
+    plan.set_guard(guard.then(PortRange::default)).expect("no public port in it");
+    plan.set_local_clients(local_clients);
     let occupant = |seat: u16| {
         let port = Port::new(port_of(seat)).expect("a port");
         (Seat(seat), Occupant::new(Generation::FIRST, [port]))

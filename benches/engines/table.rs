@@ -113,6 +113,28 @@ impl Samples {
     }
 }
 
+impl Samples {
+    /// Prints a row for each way: what a short connection costs, and how that compares with the first.
+    pub(crate) fn print_parts(&self, is_steered: bool, ways: &[Way]) {
+        let head = format!("receive steering {}", if is_steered { "on" } else { "off" });
+        let figures = [Figure::Connection, Figure::ResetConnection];
+        println!(
+            "\n{head:<33} {:>9} {:>18} {:>9} {:>18}",
+            "CPU, us", "ratio", "reset, us", "ratio"
+        );
+        for way in ways {
+            print!("{:<33}", way.name());
+            for figure in figures {
+                let its = self.of(is_steered, figure, *way);
+                let base = self.of(is_steered, figure, ways[0]);
+                let ratios = its.iter().zip(&base).map(|(it, base)| it / base);
+                print!(" {:>9.1} {:>18}", quartile(its.clone(), 2), ratio(ratios.collect()));
+            }
+            println!();
+        }
+    }
+}
+
 fn ratio(ratios: Vec<f64>) -> String {
     if ratios.iter().any(|it| !it.is_finite()) {
         return "-".to_owned();

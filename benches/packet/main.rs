@@ -141,7 +141,10 @@ fn cases() -> Vec<Case> {
     let range = [20_000, 29_999].map(|port| Port::new(port).expect("a port"));
     let range = PortRange::new(range[0], range[1]).expect("a range");
     guarded.set_guard(Some(range)).expect("no public port in it");
+    let mut usual_rules = guarded.clone();
     add(&format!("{USUAL}, guarded"), guarded);
+    usual_rules.set_local_clients(true);
+    add(&format!("{USUAL}, guarded, local clients"), usual_rules);
     cases
 }
 

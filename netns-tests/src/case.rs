@@ -71,12 +71,23 @@ pub enum Need {
     Multipath,
     /// The program `iptables-legacy`, and a kernel with its nat table.
     IptablesLegacy,
+    /// The program `unbound`.
+    Unbound,
     /// The program `chromium`.
     Chromium,
     /// The program `ufw`.
     Ufw,
     /// The programs `firewalld` and `dbus-daemon`.
     Firewalld,
+    /// systemd, and the rights to start it as process 1 of namespaces of its own: root of the machine, and a
+    /// hierarchy of control groups (version 2) to make one in.
+    Systemd,
+    /// The program `etcd`.
+    Etcd,
+    /// The program `ethtool`.
+    Ethtool,
+    /// The programs of BIRD 2 and FRR.
+    Routing,
 }
 
 /// One test: a name, what it needs and what it does.
@@ -278,7 +289,7 @@ impl Need {
         match self {
             Self::OtherUsers => nix::unistd::geteuid().is_root(),
             // The first is a kernel's.
-            Self::Multipath | Self::Chromium => false,
+            Self::Multipath | Self::Chromium | Self::Systemd => false,
             _ => true,
         }
     }
@@ -294,6 +305,7 @@ impl Need {
             Self::Node => program("node"),
             Self::Gunicorn => program("gunicorn"),
             Self::Nginx => program("nginx"),
+            Self::Unbound => program("unbound"),
             Self::OtherUsers => {
                 // As root the case stays in the user namespace that this runs in; any other user is
                 // the only one of a new one.
@@ -307,8 +319,15 @@ impl Need {
                     .then(|| "no users but one".to_owned())
             }
             Self::Chromium => program("chromium"),
+            Self::Etcd => program("etcd"),
+            Self::Ethtool => program("ethtool"),
+            Self::Routing => program("bird").or_else(|| {
+                let is_there = Path::new("/usr/lib/frr/bgpd").exists();
+                (!is_there).then(|| "no program bgpd".to_owned())
+            }),
             Self::Ufw => program("ufw"),
             Self::Firewalld => program("firewalld").or_else(|| program("dbus-daemon")),
+            Self::Systemd => super::systemd::missing(),
             Self::Faketime => {
                 programs::libfaketime().is_none().then(|| "no libfaketime".to_owned())
             }

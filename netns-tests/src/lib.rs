@@ -39,20 +39,24 @@
 mod case;
 mod cluster;
 mod control;
+mod exposition;
 mod lab;
 pub mod plans;
 mod process;
 mod programs;
 mod random;
 mod schedule;
+mod systemd;
 mod witness;
 
 pub use case::{Case, Need, engine, run};
 pub use cluster::{Cluster, ForeignChain, RuleWriter, Status, WorkerStatus};
+pub use exposition::{Family, parse_exposition};
 pub use lab::Lab;
 pub use process::{Process, is_alive, is_stopped, signal, wait_until, waited_for_processor};
 pub use programs::{example, find, greeter, ipcluster, libfaketime, member, resetter, successor};
 pub use random::Random;
+pub use systemd::Systemd;
 pub use witness::Witness;
 #[cfg(feature = "rustables")]
 pub use witness::{SeenChain, SeenTable};

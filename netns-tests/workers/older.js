@@ -4,7 +4,8 @@
 // obeys, and reconnects when the master is gone.
 //
 // Tests have it misbehave by variables: OLDER_FIELDS (JSON) replaces fields of what it says of itself,
-// OLDER_DEAF names an order that it does not answer, OLDER_TWICE has it connect a second time.
+// OLDER_DEAF names an order that it does not answer, OLDER_TWICE has it connect a second time, OLDER_HOLD_MIB has it
+// use so much memory, OLDER_LINGERS has it say that it ends, and not do so.
 
 const fs = require('fs');
 const net = require('net');
@@ -23,6 +24,7 @@ const PING_INTERVAL = 500;
 const RECONNECT_INTERVAL = 50;
 const WARM_UP = 45;
 const replaced = JSON.parse(env.OLDER_FIELDS || '{}');
+globalThis.held = Buffer.alloc((Number(env.OLDER_HOLD_MIB) || 0) * 1024 * 1024, 1);
 
 const portmap = {};
 let socket = null;
@@ -53,7 +55,7 @@ const send = (message) => socket && !mute && socket.write(`${JSON.stringify(mess
 
 function request(kind, reason) {
     messageID += 1;
-    send({ __type: 'request', __request: kind, __messageID: messageID, reason, details: null });
+    send({ __type: 'request', __request: kind, __messageID: messageID, reason, details: { pid } });
 }
 
 function obey(command) {
@@ -63,7 +65,7 @@ function obey(command) {
     if (command.__cmd === 'info') Object.assign(answer, facts());
     send(answer);
     if (command.__cmd === 'retire') retired = Date.now();
-    if (command.__cmd === 'die') socket.end(() => process.exit(0));
+    if (command.__cmd === 'die' && !env.OLDER_LINGERS) socket.end(() => process.exit(0));
 }
 
 // Calls `handle` with each object that comes, one a line, however the bytes are split.

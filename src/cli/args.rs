@@ -132,6 +132,13 @@ pub(crate) enum Verb {
     /// Print the rules that `run` would install, in nft syntax; touches nothing, needs no privilege
     #[command(after_help = PLAN_HELP)]
     Plan(RunArgs),
+    /// Write a systemd unit for a cluster, given as to `run`; touches nothing
+    ///
+    /// It has the user, directories, limits and capabilities that this configuration needs, and the command line
+    /// of `run`. Save it as /etc/systemd/system/NAME.service, `systemctl daemon-reload`, `systemctl enable --now
+    /// NAME`.
+    #[command(after_help = UNIT_HELP)]
+    Unit(UnitArgs),
     /// Say which slot, seat, worker and port a client address reaches, and why
     ///
     /// Where no master runs it reads the rules.
@@ -247,6 +254,13 @@ Exit codes: 0 stopped, or left by a signal; 1 failed; 2 wrong usage."
 const PLAN_HELP: &str = "\
 Example:
   ipcluster plan --listen 0.0.0.0:80 --workers 4 -- node server.js | nft --check -f -";
+
+const UNIT_HELP: &str = "\
+Examples:
+  ipcluster unit -c /etc/ipcluster/web.toml > /etc/systemd/system/web.service
+  ipcluster unit --name web --listen 0.0.0.0:80 -- node server.js
+  ipcluster unit -c web.toml --run-as deploy
+  systemd-analyze verify ./web.service                          see whether systemd takes it";
 
 const STATUS_HELP: &str = "\
 States: starting (gets no connections yet), live (gets those of its seat), leaving (live, until its
@@ -559,6 +573,13 @@ pub(crate) struct ExplainArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FleetVerb {
+    /// Show the members, what each owns, and what is wrong, as the master of this host knows it
+    Status(FleetStatusArgs),
+    /// Give the slots of this host to the other members; returns when its connections have ended
+    #[command(after_help = FLEET_DRAIN_HELP)]
+    Drain(FleetDrainArgs),
+    /// Take a drain back: this host is to be a member as before
+    Join(FleetJoinArgs),
     /// Say which member serves a client, which did before, and with --config in which seat
     Explain(FleetExplainArgs),
     /// Print the file with the owners after a change; say on standard error what moves
@@ -567,6 +588,34 @@ pub(crate) enum FleetVerb {
     /// Print the rules of one member as a script for `nft -f`, which puts them in the place of those of before
     #[command(after_help = FLEET_RULES_HELP)]
     Rules(FleetRulesArgs),
+}
+
+const FLEET_DRAIN_HELP: &str = "\
+Where the list of members is a file, whoever writes that has to mark the member as draining as well:
+  ipcluster fleet plan --members fleet.json --drain b > next.json && mv next.json fleet.json";
+
+#[derive(Debug, Args)]
+pub(crate) struct FleetStatusArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FleetJoinArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FleetDrainArgs {
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+    /// Return when it has begun, and not when the connections have ended
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 const FLEET_PLAN_HELP: &str = "\
@@ -605,8 +654,18 @@ pub(crate) struct FleetMembersArgs {
 pub(crate) struct FleetExplainArgs {
     /// The client's IPv4 or IPv6 address
     pub(crate) address: IpAddr,
-    #[command(flatten)]
-    pub(crate) members: FleetMembersArgs,
+    /// The file with the members, and with the owners as they were [default: the master of this host is asked]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) members: Option<PathBuf>,
+    /// The cluster whose master is asked [default: the only one that runs]
+    #[arg(long, value_name = "NAME", conflicts_with = "members")]
+    pub(crate) name: Option<ClusterName>,
+    /// As if this member were gone; may be repeated
+    #[arg(long, value_name = "MEMBER", requires = "members")]
+    pub(crate) without: Vec<MemberName>,
+    /// As if this member were draining; may be repeated
+    #[arg(long, value_name = "MEMBER", requires = "members")]
+    pub(crate) drain: Vec<MemberName>,
     /// The configuration of the members' clusters: says the seat as well
     #[arg(short, long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -644,6 +703,9 @@ pub(crate) struct DemoArgs {
     /// How connections are handed to workers: redirect or tproxy
     #[arg(long, value_name = "redirect|tproxy", default_value_t, value_parser = parse_engine)]
     pub(crate) engine: Engine,
+    /// Show several hosts behind one address, of which one joins, one drains and one dies
+    #[arg(long)]
+    pub(crate) fleet: bool,
 }
 
 fn parse_engine(text: &str) -> Result<Engine, &'static str> {
@@ -660,6 +722,28 @@ pub(crate) struct CompletionsArgs {
 pub(crate) struct ManArgs {
     /// The directory, which has to be there
     pub(crate) directory: PathBuf,
+}
+
+fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("expected yes or no"),
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UnitArgs {
+    /// Whom the master runs as, with workers as the same user [default: who calls this]
+    #[arg(long, value_name = "USER")]
+    pub(crate) run_as: Option<String>,
+    /// Whether the unit is of `Type=notify-reload`, with which systemd knows when a reload begins and ends,
+    /// whoever asks for it; systemd has it from 253 on [default: yes, if the systemd of this machine has it]
+    #[arg(long, value_name = "yes|no", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "yes", value_parser = yes_or_no)]
+    pub(crate) notify_reload: Option<bool>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
 #[derive(Debug, Args)]
@@ -790,6 +874,7 @@ mod tests {
             "man /tmp",
             "run --listen 0.0.0.0:80 -- x",
             "plan -c web.toml",
+            "unit -c web.toml --run-as deploy --notify-reload",
             "status --runtime-dir /tmp/x",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));

@@ -23,7 +23,7 @@ pub(super) fn run(directory: &ControlDir, args: ExplainArgs) -> Result<(), Faile
         Ok(Outcome::Explained(explanation)) => explanation,
         Ok(_) => return Err(ask::mismatch("explain")),
         Err(ControlError::NoMaster { name, .. }) => {
-            let text = text(&from_kernel(&name, address)?);
+            let text = text(&from_kernel(directory, &name, address)?);
             return output::answer(
                 &(text + "note        no master runs: this is what the kernel holds\n"),
             );
@@ -33,8 +33,13 @@ pub(super) fn run(directory: &ControlDir, args: ExplainArgs) -> Result<(), Faile
     output::answer(&text(&explanation))
 }
 
-fn from_kernel(name: &ClusterName, client: ClientAddress) -> Result<Explanation, Failed> {
-    let Some(cluster) = unmanaged::find(name)?.filter(UnmanagedCluster::has_rules) else {
+fn from_kernel(
+    directory: &ControlDir,
+    name: &ClusterName,
+    client: ClientAddress,
+) -> Result<Explanation, Failed> {
+    let Some(cluster) = unmanaged::find(directory, name)?.filter(UnmanagedCluster::has_rules)
+    else {
         return Err(Failed::new(format!("cluster {name}: no master runs, and there are no rules"))
             .hint("`ipcluster status` tells which clusters run"));
     };

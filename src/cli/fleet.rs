@@ -1,30 +1,53 @@
 //! `ipcluster fleet`: who serves whom among several hosts, from a file, with nothing running.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::config::read_text;
-use crate::plan::Listeners;
+use crate::control::{ControlDir, ControlError};
 use crate::plan::fleet::{Fleet, FleetError, Member, MemberName, MemberState, Members};
+use crate::plan::{ClusterName, Listeners};
+use crate::protocol::{FleetExplanation, FleetStatus, MemberAtAddresses, Outcome, Request};
 use crate::ruleset::{FleetHost, lower_fleet};
 
-use super::args::{FleetExplainArgs, FleetMembersArgs, FleetPlanArgs, FleetRulesArgs, FleetVerb};
-use super::{Failed, output, plan};
+use super::args::{
+    FleetDrainArgs, FleetExplainArgs, FleetJoinArgs, FleetMembersArgs, FleetPlanArgs,
+    FleetRulesArgs, FleetStatusArgs, FleetVerb,
+};
+use super::{Failed, ask, output, plan};
 
-pub(super) fn run(verb: FleetVerb) -> Result<(), Failed> {
+pub(super) fn run(
+    verb: FleetVerb,
+    directory: impl FnOnce() -> Result<ControlDir, ControlError>,
+) -> Result<(), Failed> {
     match verb {
-        FleetVerb::Explain(args) => explain(args),
+        FleetVerb::Status(args) => status(&directory()?, &args),
+        FleetVerb::Drain(args) => drain(&directory()?, &args),
+        FleetVerb::Join(args) => join(&directory()?, &args),
+        FleetVerb::Explain(args) => explain(args, directory),
         FleetVerb::Plan(args) => next(&args),
         FleetVerb::Rules(args) => rules(args),
     }
 }
 
 /// Which member serves a client, and with the configuration of its cluster which worker.
-fn explain(args: FleetExplainArgs) -> Result<(), Failed> {
-    let FleetExplainArgs { address, members, config } = args;
-    let fleet = changed(&members)?;
-    let mut text = route(&fleet, address);
+fn explain(
+    args: FleetExplainArgs,
+    directory: impl FnOnce() -> Result<ControlDir, ControlError>,
+) -> Result<(), Failed> {
+    let FleetExplainArgs { address, members, name, without, drain, config } = args;
+    let explanation = match members {
+        Some(members) => {
+            let fleet = changed(&FleetMembersArgs { members, without, drain })?;
+            FleetExplanation::of(&fleet, address)
+        }
+        None => match ask::ask(&directory()?, name.as_ref(), Request::FleetExplain { address })? {
+            Outcome::FleetExplained(explanation) => explanation,
+            _ => return Err(ask::mismatch("fleet explain")),
+        },
+    };
+    let mut text = route(&explanation);
     if let Some(path) = config
         && let Some(seat) = plan::seat_of(&path, address)?
     {
@@ -33,23 +56,84 @@ fn explain(args: FleetExplainArgs) -> Result<(), Failed> {
     output::answer(&text)
 }
 
-fn route(fleet: &Fleet, client: IpAddr) -> String {
-    let route = fleet.route(client);
-    let member = |name: &MemberName| {
-        let addresses = fleet.members().get(name).into_iter().flat_map(|it| it.addresses());
-        let addresses: Vec<String> = addresses.map(|address| address.to_string()).collect();
+fn route(explanation: &FleetExplanation) -> String {
+    let FleetExplanation { client, slot, slots, owner, former, .. } = explanation;
+    let member = |MemberAtAddresses { name, addresses, .. }: &MemberAtAddresses| {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         format!("{name} ({})", addresses.join(", "))
     };
-    let mut text = format!(
-        "client      {client}\nslot        {} of {}\nmember      {}\n",
-        route.slot,
-        fleet.owners().slots(),
-        member(route.owner)
-    );
-    for name in route.former {
-        let _ = writeln!(text, "before      {}: connections older than the change", member(name));
+    let owner = member(owner);
+    let mut text =
+        format!("client      {client}\nslot        {slot} of {slots}\nmember      {owner}\n");
+    for before in former {
+        let _ = writeln!(text, "before      {}: connections older than the change", member(before));
     }
     text
+}
+
+fn status(directory: &ControlDir, args: &FleetStatusArgs) -> Result<(), Failed> {
+    let (fleet, _) = ask_status(directory, args.cluster.name.as_ref())?;
+    if !args.json {
+        return output::answer(&fleet.table());
+    }
+    let text = serde_json::to_string_pretty(&fleet);
+    let text = text.map_err(|error| Failed::new(format!("status as JSON: {error}")))?;
+    output::answer(&format!("{text}\n"))
+}
+
+/// The fleet as the master knows it, and how many connections the host has.
+fn ask_status(
+    directory: &ControlDir,
+    name: Option<&ClusterName>,
+) -> Result<(FleetStatus, u64), Failed> {
+    let Outcome::Status(status) = ask::ask(directory, name, Request::Status)? else {
+        return Err(ask::mismatch("status"));
+    };
+    let connections = status.workers.iter().filter_map(|worker| worker.connections);
+    let connections = connections.map(u64::from).sum();
+    let fleet = status.fleet.ok_or_else(|| {
+        Failed::new(format!("cluster {} is in no fleet", status.name))
+            .hint("`fleet.name` in its configuration makes its host a member")
+    })?;
+    Ok((fleet, connections))
+}
+
+/// From one look at a host that drains to the next.
+const LOOK: Duration = Duration::from_millis(500);
+
+fn drain(directory: &ControlDir, args: &FleetDrainArgs) -> Result<(), Failed> {
+    let name = args.cluster.name.as_ref();
+    let Outcome::FleetDraining(fleet) = ask::ask(directory, name, Request::FleetDrain)? else {
+        return Err(ask::mismatch("fleet drain"));
+    };
+    if args.no_wait {
+        return output::answer(&format!("member {} drains\n", fleet.member));
+    }
+    let mut said = vec![];
+    loop {
+        let (fleet, connections) = ask_status(directory, name)?;
+        let owned = fleet.own().map_or(0, |own| own.slots);
+        if owned == 0 && connections == 0 && fleet.state == "gone" {
+            let text = format!("member {} owns no slot and has no connection\n", fleet.member);
+            return output::answer(&text);
+        }
+        for trouble in fleet.troubles {
+            if !said.contains(&trouble) {
+                output::remark(&format!("{trouble}\n"));
+                said.push(trouble);
+            }
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn join(directory: &ControlDir, args: &FleetJoinArgs) -> Result<(), Failed> {
+    match ask::ask(directory, args.cluster.name.as_ref(), Request::FleetJoin)? {
+        Outcome::FleetJoining(fleet) => {
+            output::answer(&format!("member {} is to serve again\n", fleet.member))
+        }
+        _ => Err(ask::mismatch("fleet join")),
+    }
 }
 
 /// Prints the fleet with the owners after the change; says on standard error what each member has.

@@ -31,6 +31,7 @@ mod status;
 mod staying;
 mod stop;
 mod top;
+mod unit;
 mod unmanaged;
 mod wait;
 
@@ -93,7 +94,8 @@ fn meant_verb(verb: &str) -> Option<&'static str> {
 
 fn carry_out(arguments: Arguments) -> Result<(), Failed> {
     let is_run = matches!(arguments.verb, Verb::Run(_));
-    let directory = || match arguments.runtime_dir {
+    let runtime_dir = arguments.runtime_dir.as_deref();
+    let directory = || match runtime_dir {
         Some(path) => Ok(ControlDir::new(path)),
         None if is_run => ControlDir::locate(),
         None => ControlDir::locate_running(),
@@ -115,13 +117,15 @@ fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Man(args) => man::run(&args),
         Verb::Run(run) => run::run(directory, run),
         Verb::Plan(run) => plan::run(run),
+        Verb::Unit(args) => unit::run(&args, runtime_dir),
         Verb::Explain(explain) => explain::run(&directory()?, explain),
-        Verb::Fleet(verb) => fleet::run(verb),
+        Verb::Fleet(verb) => fleet::run(verb, directory),
         Verb::Check(args) => check::run(&args),
         Verb::Config(args) => config::run(directory, args),
         Verb::Servers(servers) => servers::run(&servers),
         Verb::Flush(cluster) => flush::run(&directory()?, cluster),
         Verb::SaveOthers(args) => save_others::run(&args),
+        Verb::Demo(args) if args.fleet => demo::run_fleet(args.engine),
         Verb::Demo(args) => demo::run(args.engine),
         Verb::DemoWorker => demo::worker(),
     }

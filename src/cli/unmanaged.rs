@@ -46,12 +46,15 @@ fn all(directory: &ControlDir) -> Vec<UnmanagedCluster> {
     names.dedup();
     let is_unmanaged = |name: &ClusterName| directory.is_running(name).is_ok_and(|runs| !runs);
     let unmanaged = names.iter().filter(|name| is_unmanaged(name));
-    unmanaged.filter_map(|name| UnmanagedCluster::find(name).ok().flatten()).collect()
+    unmanaged.filter_map(|name| UnmanagedCluster::find(directory, name).ok().flatten()).collect()
 }
 
 /// What is there of a cluster whose master does not run; `None` if nothing is.
-pub(super) fn find(name: &ClusterName) -> Result<Option<UnmanagedCluster>, Failed> {
-    Ok(UnmanagedCluster::find(name)?)
+pub(super) fn find(
+    directory: &ControlDir,
+    name: &ClusterName,
+) -> Result<Option<UnmanagedCluster>, Failed> {
+    Ok(UnmanagedCluster::find(directory, name)?)
 }
 
 /// The same failure; where it is that no master runs, with what is there of the cluster, and what to do.
@@ -60,7 +63,7 @@ pub(super) fn explained(failed: Failed) -> Failed {
     let directory = ControlDir::new(&missing.directory);
     let clusters = match &missing.name {
         // Whatever cannot be seen is no reason to say less than before.
-        Some(name) => UnmanagedCluster::find(name).ok().flatten().into_iter().collect(),
+        Some(name) => UnmanagedCluster::find(&directory, name).ok().flatten().into_iter().collect(),
         None => all(&directory),
     };
     let Some(first) = clusters.first() else { return failed };
@@ -102,7 +105,7 @@ fn what_is_there(cluster: &UnmanagedCluster) -> String {
 
 /// The status of a cluster whose master does not run.
 pub(super) fn status(directory: &ControlDir, name: &ClusterName) -> Result<Status, Failed> {
-    match find(name)? {
+    match find(directory, name)? {
         Some(cluster) => Ok(cluster.status(directory)?),
         None => Err(no_master(directory, name)),
     }
@@ -125,7 +128,7 @@ pub(super) fn stop(
         ))
         .hint("leave out --no-wait: this program ends the workers itself"));
     }
-    let cluster = find(name)?;
+    let cluster = find(directory, name)?;
     let limits = limits(directory, name);
     let mut ended = Stopped { workers: 0, left: 0 };
     let had_rules = cluster.as_ref().is_some_and(UnmanagedCluster::has_rules);
@@ -149,7 +152,7 @@ pub(super) fn stop(
         ended = done.unwrap_or(ended);
     }
     let lock = directory.lock(name)?;
-    let swept = Swept::sweep(&lock, limits.die)?;
+    let swept = Swept::sweep(&lock, directory, limits.die)?;
     lock.remove_leftovers(directory)?;
     if !had_rules && !swept.is_any() {
         return Err(no_master(directory, name));

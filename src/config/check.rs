@@ -6,7 +6,7 @@ use super::config::Config;
 use super::keys::{SETTINGS, Values};
 use super::origin::Origin;
 use super::servers::ServerInForce;
-use super::{ConfigError, PartitionKind, WorkerTexts};
+use super::{ConfigError, PartitionKind, WorkerTexts, fleet};
 use crate::plan::{
     Assignment, Engine, Listeners, Partition, PlanError, Port, PortRange, Protocol, Weights,
 };
@@ -32,6 +32,7 @@ impl Config {
         check_readiness(&values, &listeners)?;
         check_rollback(&values)?;
         check_memory(&values)?;
+        fleet::check(&values, &listeners)?;
         let texts = WorkerTexts::of(&values, &listeners)?;
         Ok(Self { values, listeners, partition, weights, texts, server })
     }

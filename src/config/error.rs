@@ -96,10 +96,14 @@ pub enum ConfigError {
 impl ConfigError {
     /// What to do about it, where the message does not say that already.
     pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::UnknownKey { near: Some(near), .. } => Some(format!("did you mean `{near}`?")),
-            _ => None,
-        }
+        let Self::UnknownKey { key, near: Some(near), .. } = self else { return None };
+        Some(match key.rsplit_once('.') {
+            Some((table, name)) if name == *near => format!(
+                "`{name}` belongs to no table: put it above the first table, since all keys below [{table}] are \
+                 of that one"
+            ),
+            _ => format!("did you mean `{near}`?"),
+        })
     }
 
     /// The key of the setting that is at fault; none if it is the file as a whole.

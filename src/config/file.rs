@@ -174,7 +174,7 @@ impl Document<'_> {
         let key_of = |name: &str| table.map_or(name.to_owned(), |table| format!("{table}.{name}"));
         ConfigError::UnknownKey {
             origin: self.origin(key.span()),
-            near: nearest(&key_of(&name)),
+            near: near_of(table, &name).or_else(|| nearest(&key_of(&name))),
             key: key_of(&name),
             allowed,
         }
@@ -245,6 +245,12 @@ fn number(value: &DeValue<'_>) -> Option<f64> {
 /// A key of the user's, escaped and cut to what a message can show.
 fn escaped(key: &str) -> String {
     key.chars().take(64).flat_map(char::escape_debug).collect()
+}
+
+/// The key of no table that stands below the name of one, as all keys at the end of a file do.
+fn near_of(table: Option<&'static str>, name: &str) -> Option<&'static str> {
+    let is_it = |it: &&Setting| table.is_some() && it.name() == name;
+    in_table(None).find(is_it).map(|it| it.key)
 }
 
 /// The key that was probably meant by this one: the nearest of all that are near enough, also one of
@@ -404,7 +410,7 @@ mod tests {
         let cases = [
             (
                 "\nwrokers = 4",
-                "web.toml, line 2: unknown key `wrokers`: expected one of {}, the tables rollout, timeouts, spawn, retire, memory, limits, hooks, output, log and http",
+                "web.toml, line 2: unknown key `wrokers`: expected one of {}, the tables rollout, timeouts, spawn, retire, memory, limits, hooks, output, log, http and fleet",
             ),
             (
                 "[timeouts]\n\"a\\nb\" = 1",
@@ -583,6 +589,19 @@ mod tests {
         ] {
             assert_eq!(nearest(key), near, "{key}");
         }
+    }
+
+    #[test]
+    fn a_key_of_no_table_below_one_is_told_where_it_belongs() {
+        let hint = |text: &str| Config::from_toml(text).unwrap_err().hint().unwrap();
+        let text = "listen = [\"0.0.0.0:80\"]\n[timeouts]\nready = \"9s\"\n";
+        assert_eq!(
+            hint(&format!("{text}workers = 4")),
+            "`workers` belongs to no table: put it above the first table, since all keys below [timeouts] are of \
+             that one"
+        );
+        assert_eq!(hint(&format!("{text}readdy = 4")), "did you mean `timeouts.ready`?");
+        assert_eq!(hint("wrokers = 4"), "did you mean `workers`?");
     }
 
     #[test]

@@ -179,7 +179,17 @@ mod tests {
             let file = format!("{} = {}", setting.key, setting.form.toml(text));
             let by_key = ConfigBuilder::from_toml(&file).unwrap();
             // `backlog` may be given with it alone.
-            let least = || least().socket_activation(true);
+            let alone = || least().socket_activation(true);
+            // A member of a fleet needs several at once.
+            let member = || {
+                let membership = crate::config::FleetMembership::File("/etc/fleet.json".into());
+                alone()
+                    .listen(vec!["192.0.2.1:80".parse().unwrap()])
+                    .fleet_name(Some("web".parse().unwrap()))
+                    .fleet_device(Some("eth0".parse().unwrap()))
+                    .fleet_membership(Some(membership))
+            };
+            let least = || if setting.table() == Some("fleet") { member() } else { alone() };
             let by_flag = by_flag.over(least()).build_for(3).unwrap();
             assert_eq!(by_flag, by_key.over(least()).build_for(3).unwrap(), "{}", setting.key);
         }

@@ -7,14 +7,15 @@
 //! says is described at [`Setting`], [`DefaultValue`] and [`Changes`]; what contradicts other
 //! settings is refused in `check.rs`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::fleet::FleetMembership;
 use super::origin::{Given, Origin};
 use super::range::{
-    Any, DirectoryPath, FilePath, FinishingSignal, MoreThanZero, NameOfA, PartOfTotal, PlannedAs,
-    Range, SocketPath, StopSignal, ZeroOrAtLeast,
+    Any, DirectoryPath, FilePath, FinishingSignal, LeaseTime, MoreThanZero, NameOfA, PartOfTotal,
+    PlannedAs, Range, SocketPath, StopSignal, ZeroOrAtLeast,
 };
 use super::table::{Changes, DefaultValue, Setting, ValueRow, settings};
 use super::value::{Entry, Raw, Value, resolve};
@@ -22,6 +23,7 @@ use super::{
     Config, ConfigError, Environment, FileModeMask, LogFormat, LogLevel, MemorySize, OnExit,
     PartitionKind, ResourceLimit, Server, WorkerCommand, WorkerOutput,
 };
+use crate::plan::fleet::{DeviceName, MemberName};
 use crate::plan::{ClusterName, Engine, Listener, Ownership, PortRange};
 use crate::protocol::{Backoff, GiveUp, KillMode, KillOrder, MaxFailures, Readiness, Signal};
 
@@ -291,6 +293,17 @@ settings! {
         example: "deploy",
         changes: Restart,
         get: dereferenced -> Option<&str>,
+    }
+
+    /// Let processes of workers command the cluster (`reload`, `scale`, `stop`, `run --replace` and all other
+    /// verbs that change it), where their user may: without it the master refuses them
+    worker_commands: bool {
+        key: "worker_commands",
+        flag: "--worker-commands", "true|false",
+        range: Any,
+        default: "false",
+        changes: AtOnce,
+        get: copied -> bool,
     }
 
     /// Signal that tells a worker to end; after `timeouts.die` SIGKILL follows
@@ -815,6 +828,181 @@ settings! {
         example: "127.0.0.1:9180",
         changes: Restart,
         get: copied -> Option<SocketAddr>,
+    }
+
+    /// Name of the fleet that this host is a member of: one for all its hosts, that of their rules in the kernel
+    fleet_name: Option<ClusterName> {
+        key: "fleet.name",
+        flag: "--fleet-name", "NAME",
+        range: Any,
+        default: "" means "none: this host serves alone",
+        example: "web",
+        changes: Restart,
+        get: none,
+    }
+
+    /// Which member this host is
+    fleet_member: Option<MemberName> {
+        key: "fleet.member",
+        flag: "--fleet-member", "NAME",
+        range: Any,
+        default: "" means "the name of the host up to its first dot",
+        example: "a",
+        changes: Restart,
+        get: none,
+    }
+
+    /// The addresses at which the other members reach this host on `fleet.device`: one, or one of each family; with
+    /// a file as `fleet.membership` those that stand there count
+    fleet_addresses: Vec<IpAddr> {
+        key: "fleet.addresses",
+        flag: "--fleet-address", "ADDR",
+        range: Any,
+        default: "" means "as `fleet.membership` says",
+        example: "10.0.0.1",
+        changes: Restart,
+        get: none,
+    }
+
+    /// The network device on which packets of clients come in and the other members are
+    fleet_device: Option<DeviceName> {
+        key: "fleet.device",
+        flag: "--fleet-device", "DEVICE",
+        range: Any,
+        default: "" means "none: a fleet needs one",
+        example: "eth0",
+        changes: Restart,
+        get: none,
+    }
+
+    /// Share of this host, relative to those of the other members; 0: it owns nothing; with a file as
+    /// `fleet.membership` the one that stands there counts
+    fleet_weight: u16 {
+        key: "fleet.weight",
+        flag: "--fleet-weight", "N",
+        range: 0..=65535,
+        default: "1",
+        changes: Restart,
+        get: none,
+    }
+
+    /// Where the list of members comes from: file:PATH (somebody else writes it, as `ipcluster fleet plan` prints
+    /// it), or etcd
+    fleet_membership: Option<FleetMembership> {
+        key: "fleet.membership",
+        flag: "--fleet-membership", "file:PATH|etcd",
+        range: Any,
+        default: "" means "none: a fleet needs one",
+        example: "file:/etc/ipcluster/fleet.json",
+        changes: Restart,
+        get: none,
+    }
+
+    /// Into how many slots a fleet that this host begins spreads clients, at least one for each member
+    fleet_slots: u32 {
+        key: "fleet.slots",
+        flag: "--fleet-slots", "N",
+        range: PlannedAs("1 to 65536"),
+        default: "1024",
+        changes: Restart,
+        get: none,
+    }
+
+    /// The seed of the hash of a fleet that this host begins: not that of the hosts' own partitions
+    fleet_seed: u32 {
+        key: "fleet.seed",
+        flag: "--fleet-seed", "N",
+        range: Any,
+        default: "4058938140",
+        changes: Restart,
+        get: none,
+    }
+
+    /// How many former owners a slot of a fleet that this host begins remembers: as many changes of the members
+    /// are survived by connections that are older
+    fleet_kept: u16 {
+        key: "fleet.kept",
+        flag: "--fleet-kept", "N",
+        range: 0..=4,
+        default: "2",
+        changes: Restart,
+        get: none,
+    }
+
+    /// How long the others wait for a member that says nothing before its slots go to them (etcd)
+    fleet_lease: Duration {
+        key: "fleet.lease",
+        flag: "--fleet-lease", "TIME",
+        range: LeaseTime,
+        default: "5s",
+        changes: Restart,
+        get: none,
+    }
+
+    /// The servers of etcd, which are asked one after the other when one fails; repeat for more
+    fleet_etcd: Vec<String> {
+        key: "fleet.etcd",
+        flag: "--fleet-etcd", "http[s]://HOST:PORT",
+        range: Any,
+        default: "" means "none",
+        example: "http://127.0.0.1:2379",
+        changes: Restart,
+        get: none,
+    }
+
+    /// The certificates of whoever has signed those of the etcd servers, in PEM
+    fleet_etcd_ca: Option<PathBuf> {
+        key: "fleet.etcd_ca",
+        flag: "--fleet-etcd-ca", "FILE",
+        range: FilePath,
+        default: "" means "none: needed with https",
+        example: "/etc/ipcluster/etcd-ca.pem",
+        changes: Restart,
+        get: none,
+    }
+
+    /// The certificate that etcd knows this host by, in PEM
+    fleet_etcd_cert: Option<PathBuf> {
+        key: "fleet.etcd_cert",
+        flag: "--fleet-etcd-cert", "FILE",
+        range: FilePath,
+        default: "" means "none",
+        example: "/etc/ipcluster/etcd.pem",
+        changes: Restart,
+        get: none,
+    }
+
+    /// The private key of `fleet.etcd_cert`, in PEM
+    fleet_etcd_key: Option<PathBuf> {
+        key: "fleet.etcd_key",
+        flag: "--fleet-etcd-key", "FILE",
+        range: FilePath,
+        default: "" means "none",
+        example: "/etc/ipcluster/etcd.key",
+        changes: Restart,
+        get: none,
+    }
+
+    /// The user of etcd
+    fleet_etcd_user: Option<String> {
+        key: "fleet.etcd_user",
+        flag: "--fleet-etcd-user", "NAME",
+        range: Any,
+        default: "" means "none",
+        example: "ipcluster",
+        changes: Restart,
+        get: none,
+    }
+
+    /// The file with the password of `fleet.etcd_user`, on its first line
+    fleet_etcd_password_file: Option<PathBuf> {
+        key: "fleet.etcd_password_file",
+        flag: "--fleet-etcd-password-file", "FILE",
+        range: FilePath,
+        default: "" means "none",
+        example: "/etc/ipcluster/etcd.password",
+        changes: Restart,
+        get: none,
     }
 
     /// Start new workers in place of those of an earlier master, also where nothing has changed, and end

@@ -26,6 +26,7 @@ mod file;
 mod file_mode_mask;
 #[cfg(feature = "cli")]
 mod flags;
+mod fleet;
 mod hints;
 mod keys;
 mod memory_size;
@@ -54,6 +55,10 @@ pub use error::ConfigError;
 pub use file_mode_mask::FileModeMask;
 #[cfg(feature = "cli")]
 pub(crate) use flags::{Flags, keys as keys_of_the_file};
+#[cfg(all(feature = "etcd", target_os = "linux"))]
+pub(crate) use fleet::EtcdConfig;
+pub(crate) use fleet::FleetConfig;
+pub use fleet::FleetMembership;
 pub use keys::ConfigBuilder;
 pub use memory_size::{MemorySize, MemorySizeError};
 pub use origin::Origin;

@@ -69,6 +69,22 @@ impl Range<Duration> for MoreThanZero {
     }
 }
 
+/// The time of a lease in etcd: in whole seconds, which it counts in.
+pub(super) struct LeaseTime;
+
+impl Range<Duration> for LeaseTime {
+    fn expected(&self) -> String {
+        "2s to 10min, in whole seconds".to_owned()
+    }
+
+    fn check(&self, value: &Duration) -> Result<(), Fault> {
+        match (2..=600).contains(&value.as_secs()) && value.subsec_nanos() == 0 {
+            true => Ok(()),
+            false => Err(Fault::out_of_range(text::of_duration(*value))),
+        }
+    }
+}
+
 /// Off, or a time from this on.
 pub(super) struct ZeroOrAtLeast(pub(super) Duration);
 

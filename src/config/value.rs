@@ -142,7 +142,7 @@ impl Fault {
         FaultKind::OutOfRange(value.into()).into()
     }
 
-    fn at(self, item: usize) -> Self {
+    pub(super) fn at(self, item: usize) -> Self {
         Self { item: Some(item), ..self }
     }
 }
@@ -210,7 +210,7 @@ pub(super) fn resolve<T: Value>(
 }
 
 /// A value whose form is [`Form::Text`].
-trait Text: Sized {
+pub(super) trait Text: Sized {
     const EXPECTED: &'static str = Form::Text.expected();
 
     fn from_text(text: String) -> Result<Self, Fault>;
@@ -262,7 +262,7 @@ impl<T: Optional> Text for Option<T> {
 }
 
 /// A setting that can be off.
-trait Optional: Text {
+pub(super) trait Optional: Text {
     /// The text of that.
     const OFF: &'static str;
 
@@ -708,7 +708,7 @@ impl Value for WorkerCommand {
     }
 }
 
-fn texts(raw: Raw) -> Result<Vec<String>, Fault> {
+pub(super) fn texts(raw: Raw) -> Result<Vec<String>, Fault> {
     match raw {
         Raw::Texts(texts) => Ok(texts),
         _ => Err(Fault::new(Form::Texts.expected())),

@@ -74,7 +74,12 @@ impl Client {
     ) -> Result<Outcome, ControlError> {
         let request = request.into();
         match request {
-            Request::Status | Request::Explain { .. } | Request::EndOrphans => {
+            Request::Status
+            | Request::Explain { .. }
+            | Request::FleetExplain { .. }
+            | Request::FleetDrain
+            | Request::FleetJoin
+            | Request::EndOrphans => {
                 let answer = timeout(Self::ANSWER_TIMEOUT, self.exchange(request, progress)).await;
                 answer.unwrap_or_else(|_elapsed| {
                     let name = self.name.clone();

@@ -208,6 +208,19 @@ impl Lock {
         &self.socket
     }
 
+    /// The directory that it is in.
+    pub(super) fn directory(&self) -> ControlDir {
+        ControlDir::new(self.socket.parent().unwrap_or(Path::new("/")))
+    }
+
+    /// Whether the file that is locked is the one that others find.
+    pub(super) fn is_in_place(&self) -> bool {
+        let path = self.directory().lock_file(&self.name);
+        let there = fs::symlink_metadata(path);
+        let ours = self.file.metadata();
+        matches!((there, ours), (Ok(there), Ok(ours)) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+    }
+
     /// The lock of a running master, which has handed it over: from here on it is held by both, until
     /// that one ends. The file names this process.
     ///

@@ -8,8 +8,9 @@ use std::path::Path;
 use super::directory::io_error;
 use super::{ControlDir, ControlError, Lock, WorkersSocket};
 
-/// What a cluster has beside its lock: its sockets, how it was started, and files of its workers.
-const EXTENSIONS: [&str; 5] = ["sock", "note", "start", "states", "configs"];
+/// What a cluster has beside its lock: its sockets, how it was started, which processes are its workers, and files
+/// of these.
+const EXTENSIONS: [&str; 6] = ["sock", "note", "start", "workers", "states", "configs"];
 
 impl Lock {
     /// Removes what earlier masters of the cluster have left in the directory and in that of workers that run
@@ -54,7 +55,9 @@ mod tests {
         let beside = base.path().join("ipcluster-workers");
         fs::create_dir(&beside).unwrap();
         for directory in [directory.path(), &beside] {
-            for file in ["web.sock", "web.note", "web.start", "other.sock", "web2.sock"] {
+            for file in
+                ["web.sock", "web.note", "web.start", "web.workers", "other.sock", "web2.sock"]
+            {
                 fs::write(directory.join(file), "").unwrap();
             }
             fs::create_dir(directory.join("web.states")).unwrap();

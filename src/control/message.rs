@@ -75,7 +75,7 @@ struct Verb {
     fields: &'static [(&'static str, &'static str)],
 }
 
-const VERBS: [Verb; 16] = [
+const VERBS: [Verb; 19] = [
     verb("reload", &[("share", "percent above 0% and below 100% as text")]),
     verb("promote", &[]),
     verb("rollback", &[]),
@@ -87,6 +87,9 @@ const VERBS: [Verb; 16] = [
     verb("scale-by", &[("by", "a number from -1024 to 1024, and not 0")]),
     verb("stop", &[("now", "true or false")]),
     verb("end_orphans", &[]),
+    verb("fleet_explain", &[("address", "an IPv4 or IPv6 address as text")]),
+    verb("fleet_drain", &[]),
+    verb("fleet_join", &[]),
     verb("takeover", &[("format", "a number")]),
     verb(
         "explain",
@@ -300,6 +303,9 @@ mod tests {
     #[test]
     fn every_command_is_read_as_it_was_written() {
         let requests = [
+            Request::FleetExplain { address: "10.0.0.7".parse().unwrap() },
+            Request::FleetDrain,
+            Request::FleetJoin,
             Request::EndOrphans,
             Request::Configuration,
             Request::Handover { format: 1 },
@@ -440,6 +446,7 @@ mod tests {
         });
         let mut expected = json!({ "ok": { "status": {
             "schema": 1, "name": "web", "pid": 4100, "generation": 3,
+            "fleet": null,
             "listeners": ["0.0.0.0:80/tcp"], "engine": "redirect", "partition": "hash", "slots": 1024,
             "repairs": 0, "last_writer": null, "foreign_chains": [], "findings": [],
             "orphans": [],
@@ -547,6 +554,7 @@ mod tests {
     fn status(workers: u16, public_ports: u16) -> Status {
         Status {
             waiting: Vec::new(),
+            fleet: None,
             configuration: crate::protocol::ConfigurationStatus::default(),
             schema: SCHEMA,
             name: "web".parse().unwrap(),
@@ -569,6 +577,7 @@ mod tests {
                 standby: 2,
             }),
             unmanaged: None,
+            connections: Vec::new(),
             returns: 4,
             orphans: Vec::new(),
             conntrack: Some(ConntrackFill { entries: 1804, limit: 262_144 }),

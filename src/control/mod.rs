@@ -29,6 +29,9 @@
 //! | `stop` | `now`: true or false (the default) | `stopped`: [`Stopped`] |
 //! | `configuration` | | `configuration`: settings (key, value, origin), changes (key, before, after, applies) and refused |
 //! | `end_orphans` | | `orphans_ended`: [`OrphansEnded`] |
+//! | `fleet_explain` | `address`: an IP address as text | `fleet_explained`: [`FleetExplanation`](crate::protocol::FleetExplanation) |
+//! | `fleet_drain` | | `fleet_draining`: [`FleetStatus`](crate::protocol::FleetStatus), when it has begun |
+//! | `fleet_join` | | `fleet_joining`: the same, when it has begun |
 //! | `takeover` | `format`: 1 | none: the connection becomes that of a handover from one master to the next |
 //! | `explain` | `address`: an IP address as text | `explained`: [`Explanation`] |
 //! | `logs` | `lines`: how many of each seat; `seat`: 0 to 2047; `follow`: true or false (the default) | lines `{"lines":[...]}` ([`LogLine`]), then `logs`: [`LogsShown`] |
@@ -78,13 +81,13 @@ pub use directory::ControlDir;
 pub(crate) use directory::Lock;
 pub use error::ControlError;
 pub use legacy::{Peer, PeerAction, PeerLimits};
-pub(crate) use legacy::{PeerEvent, UNREAD_LIMIT};
+pub(crate) use legacy::{PeerEvent, Told, UNREAD_LIMIT};
 pub(crate) use message::Reply;
 #[cfg(test)]
 pub(crate) use server::ReplyReceiver;
 pub(crate) use server::{
-    AcceptGate, ControlDescriptors, ControlLimits, ControlServer, JoinRequest, ReceivedRequest,
-    Responder, WorkerEvent, WorkerLink, WorkersSocket,
+    AcceptGate, ControlLimits, ControlServer, JoinRequest, ReceivedRequest, Responder,
+    SharedDescriptors, WorkerEvent, WorkerLink, WorkersSocket,
 };
 pub(crate) use start_note::{StartNote, StartNoteFile};
 pub use token_bucket::{LINE_INTERVAL, LINES_AT_ONCE};

@@ -131,17 +131,19 @@ fn remove(path: &Path) {
 
 /// The service in a `/proc/PID/cgroup`, and whether it is one of a user's own systemd. Pure.
 fn unit_of(cgroup: &str) -> Option<(String, bool)> {
-    let path = cgroup.lines().find_map(|line| {
+    // Where both kinds of hierarchies are mounted, systemd uses one of them.
+    cgroup.lines().find_map(|line| {
         let (_, rest) = line.split_once(':')?;
         let (controllers, path) = rest.split_once(':')?;
-        ["", "name=systemd"].contains(&controllers).then_some(path)
-    })?;
+        ["", "name=systemd"].contains(&controllers).then(|| unit_of_path(path)).flatten()
+    })
+}
+
+fn unit_of_path(path: &str) -> Option<(String, bool)> {
     // A service may have control groups of its own below it.
     let unit = path.split('/').rfind(|part| part.ends_with(".service"))?;
-    let is_manager = unit.starts_with("user@");
-    let is_user =
-        path.split('/').any(|part| part.starts_with("user@") && part.ends_with(".service"));
-    (!is_manager).then(|| (unit.to_owned(), is_user))
+    let is_manager = |part: &str| part.starts_with("user@") && part.ends_with(".service");
+    (!is_manager(unit)).then(|| (unit.to_owned(), path.split('/').any(is_manager)))
 }
 
 /// A word as a shell reads it. Pure.
@@ -177,6 +179,7 @@ mod tests {
             ("0::/user.slice/user-7.slice/user@7.service\n", None),
             ("0::/user.slice/user-0.slice/session-3.scope\n", None),
             ("5:memory:/a.service\n1:name=systemd:/b.service\n0::/\n", Some(("b.service", false))),
+            ("1:name=systemd:/\n0::/system.slice/c.service\n", Some(("c.service", false))),
             ("", None),
         ] {
             let expected = unit.map(|(name, is_user)| (name.to_owned(), is_user));

@@ -25,12 +25,15 @@ pub(crate) enum Action {
     Publish {
         lease: Lease,
         state: MemberState,
+        /// The version of the fleet that it has in force; 0: none.
+        knows: u64,
         /// [`Revision::NONE`]: only if there is no such key.
         expected: Revision,
     },
     /// Write the fleet, if it was written last at the revision that is expected.
     SwapFleet {
         fleet: Arc<Fleet>,
+        version: u64,
         /// [`Revision::NONE`]: only if there is none.
         expected: Revision,
     },

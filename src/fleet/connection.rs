@@ -52,10 +52,10 @@ impl Connection {
         *self = Self::Away(Away { since, reason: Some(reason), tries: tries + 1, retry_at });
     }
 
-    /// All is to be read again, at once.
+    /// All is to be read again, almost at once: what has ended the watch may be there for a while.
     pub(super) fn reread(&mut self, reason: String, now: Timestamp) {
-        let since = Some(now);
-        *self = Self::Away(Away { since, reason: Some(reason), tries: 0, retry_at: now });
+        let (since, retry_at) = (Some(now), now.after(FIRST_PAUSE));
+        *self = Self::Away(Away { since, reason: Some(reason), tries: 0, retry_at });
     }
 
     /// When to try again.

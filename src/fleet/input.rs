@@ -42,6 +42,8 @@ pub(crate) struct Published {
     pub(crate) created: Revision,
     /// When it was written last.
     pub(crate) modified: Revision,
+    /// The version of the fleet that it had in force then; 0: none.
+    pub(crate) knows: u64,
     /// It is about to delete the key and has no connections: that is not to be taken for the end of a lease.
     pub(crate) leaves: bool,
 }
@@ -71,6 +73,9 @@ impl fmt::Display for Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub(crate) fleet: Arc<Fleet>,
+    /// One more than that of the fleet that it was made from, whatever has become of the store meanwhile. 0: written
+    /// by a release that did not count.
+    pub(crate) version: u64,
     /// When it was written.
     pub(crate) modified: Revision,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::plan::fleet::{Fleet, FleetError, Member, MemberName, MemberState, Members};
 use crate::protocol::Timestamp;
 
-use super::{Published, Timing, Trouble};
+use super::{Published, Revision, Timing, Trouble};
 
 /// The members' own keys, and for how long those of members were missed.
 #[derive(Debug, Clone, Default)]
@@ -15,12 +15,29 @@ pub(super) struct Keys {
     published: BTreeMap<MemberName, Published>,
     /// Keys that hold what cannot be read: their members are there, as the fleet knows them.
     unreadable: BTreeMap<MemberName, String>,
-    /// Their keys were deleted while the watch went on, by themselves.
-    left: BTreeSet<MemberName>,
+    /// Their keys were deleted by themselves.
+    left: BTreeMap<MemberName, Departure>,
     /// Their keys were deleted while the watch went on, by the end of their leases.
     ended: BTreeSet<MemberName>,
     /// Members that the fleet names and that have no key: since when that is known without an interruption.
     missing: BTreeMap<MemberName, Timestamp>,
+}
+
+/// A member that has left.
+#[derive(Debug, Clone, Copy)]
+struct Departure {
+    at: Revision,
+    /// The watch has gone on since: it has not come again.
+    is_watched: bool,
+}
+
+impl Departure {
+    /// Whether a member that this fleet names, and that has no key, is still gone. Where something was missed it may
+    /// have come again and been cut off from the store: then it has connections. That cannot be of a fleet that was
+    /// written before it left and in which it owns nothing.
+    fn holds(self, name: &MemberName, fleet: &Fleet, written: Revision) -> bool {
+        self.is_watched || (written < self.at && fleet.owners().owned_by(name) == 0)
+    }
 }
 
 /// The list, and what is wrong with it.
@@ -54,21 +71,33 @@ impl Keys {
     }
 
     /// A key was deleted, and the watch has told of it.
-    pub(super) fn delete(&mut self, name: MemberName) {
+    pub(super) fn delete(&mut self, name: MemberName, at: Revision) {
         self.unreadable.remove(&name);
-        match self.published.remove(&name) {
-            Some(published) if published.leaves => self.left.insert(name),
-            _ => self.ended.insert(name),
-        };
+        if self.published.remove(&name).is_some_and(|published| published.leaves) {
+            self.left.insert(name, Departure { at, is_watched: true });
+        } else {
+            self.ended.insert(name);
+        }
     }
 
     /// What follows are all keys that there are. Whose is not among them may have been deleted by whatever
-    /// happened to the store; who was seen to leave has left.
+    /// happened to the store; who was seen to leave may have come again.
     pub(super) fn begin_anew(&mut self) {
+        for departure in self.left.values_mut() {
+            departure.is_watched = false;
+        }
         let leaving = std::mem::take(&mut self.published).into_values().filter(|it| it.leaves);
-        self.left.extend(leaving.map(|published| published.member.name().clone()));
+        self.left.extend(leaving.map(|published| {
+            let departure = Departure { at: published.modified, is_watched: false };
+            (published.member.name().clone(), departure)
+        }));
         self.unreadable.clear();
         self.ended.clear();
+    }
+
+    /// Something was missed: how long keys are missing is not known.
+    pub(super) fn forget_missing(&mut self) {
+        self.missing.clear();
     }
 
     /// The store is away: how long keys are missing is not known any more.
@@ -83,19 +112,30 @@ impl Keys {
         u32::try_from(before).unwrap_or(u32::MAX)
     }
 
-    /// The list that the fleet is to have now.
-    pub(super) fn list(&mut self, fleet: Option<&Fleet>, timing: Timing, now: Timestamp) -> Listed {
+    /// The latest version of the fleet that another member says to know.
+    pub(super) fn known_to_others(&self, name: &MemberName) -> u64 {
+        let others = self.published.iter().filter(|(other, _)| *other != name);
+        others.map(|(_, published)| published.knows).max().unwrap_or(0)
+    }
+
+    /// The list that the fleet is to have now, by the one before it and the revision at which that was written.
+    pub(super) fn list(
+        &mut self,
+        before: Option<(&Fleet, Revision)>,
+        timing: Timing,
+        now: Timestamp,
+    ) -> Listed {
         let mut listing = Listing::default();
         let mut published: Vec<&Published> = self.published.values().collect();
         published.sort_by_key(|published| published.created);
         for published in published {
             listing.publish(&published.member);
         }
-        let known = fleet.map(|fleet| fleet.members().iter()).into_iter().flatten();
+        let known = before.map(|(fleet, _)| fleet.members().iter()).into_iter().flatten();
         let has_key = |name: &MemberName| self.published.contains_key(name);
         let without_key: Vec<&Member> = known.filter(|member| !has_key(member.name())).collect();
         self.missing.retain(|name, _| without_key.iter().any(|member| member.name() == name));
-        self.left.retain(|name| without_key.iter().any(|member| member.name() == name));
+        self.left.retain(|name, _| without_key.iter().any(|member| member.name() == name));
         for member in without_key {
             let name = member.name();
             if self.unreadable.contains_key(name) {
@@ -103,7 +143,8 @@ impl Keys {
                 continue;
             }
             let since = *self.missing.entry(name.clone()).or_insert(now);
-            if self.left.contains(name) {
+            let departure = self.left.get(name).zip(before);
+            if departure.is_some_and(|(it, (fleet, written))| it.holds(name, fleet, written)) {
                 continue;
             }
             let is_lost = member.state() == MemberState::Lost;

@@ -37,18 +37,24 @@ pub(crate) struct Membership {
     keys: Keys,
     stored: StoredFleet,
     /// The last fleet that was put in force.
-    applied: Option<(Arc<Fleet>, Revision)>,
+    applied: Option<Stored>,
+    /// It is the last that the store had: nothing was missed between it and what stands there now.
+    is_latest: bool,
     lease: Option<Lease>,
     /// The lease under which this host's own key was written.
     published_under: Option<Lease>,
     /// This run has published itself: who has the key since has taken it from it.
     has_published: bool,
+    /// This run has published itself, in this store or in one before it: it has something to give away.
+    takes_part: bool,
+    /// The members as their keys have them name this host.
+    is_listed: bool,
     /// The fleet has named this host while it was published by this run.
     was_named: bool,
     asked: Asked,
     keep_alive_at: Timestamp,
     audit_at: Timestamp,
-    /// Since when it is known that there is no fleet, to a host that has never had one.
+    /// Since when it is known that there is no fleet, to a host that may not know the last one.
     no_fleet_since: Option<Timestamp>,
     /// Since when the fleet is not what the members say, at this revision of it.
     differs_since: Option<(Timestamp, Revision)>,
@@ -68,6 +74,14 @@ enum StoredFleet {
     Unreadable(String),
 }
 
+/// What this host writes under its own key.
+#[derive(Debug, Clone, Copy)]
+struct Publication {
+    lease: Lease,
+    state: MemberState,
+    knows: u64,
+}
+
 /// What was asked of the store, and not answered yet.
 #[derive(Debug, Default)]
 struct Asked {
@@ -75,7 +89,7 @@ struct Asked {
     read: Option<Revision>,
     lease: bool,
     keep_alive: bool,
-    publish: Option<(MemberState, Lease)>,
+    publish: Option<Publication>,
     swap: bool,
     withdraw: bool,
     /// Keys that were written, or found not to be as expected, since the watch has told of them last.
@@ -93,9 +107,12 @@ impl Membership {
             keys: Keys::default(),
             stored: StoredFleet::None,
             applied: None,
+            is_latest: false,
             lease: None,
             published_under: None,
             has_published: false,
+            takes_part: false,
+            is_listed: false,
             was_named: false,
             asked: Asked::default(),
             keep_alive_at: Timestamp::ZERO,
@@ -191,7 +208,7 @@ impl Membership {
     /// A lease that has ended: of this host, since it was away, or somebody has ended it.
     fn lose_lease(&mut self, lease: Lease) {
         self.asked.keep_alive = false;
-        if self.asked.publish.is_some_and(|(_, under)| under == lease) {
+        if self.asked.publish.is_some_and(|asked| asked.lease == lease) {
             self.asked.publish = None;
         }
         if self.lease != Some(lease) {
@@ -205,10 +222,11 @@ impl Membership {
     }
 
     fn learn_publication(&mut self, written: Option<Revision>, now: Timestamp) {
-        let Some((state, lease)) = self.asked.publish.take() else { return };
+        let Some(Publication { lease, state, knows }) = self.asked.publish.take() else { return };
         self.audit_at = self.audit_at.min(now.after(WATCH_PATIENCE));
         let Some(modified) = written else { return };
         self.has_published = true;
+        self.takes_part = true;
         self.published_under = Some(lease);
         // What is behind the watch it has told already, with what came after.
         if self.seen.is_some_and(|(_, seen)| seen < modified) {
@@ -218,6 +236,7 @@ impl Membership {
                 instance: self.settings.instance,
                 created,
                 modified,
+                knows,
                 leaves: false,
             });
         }
@@ -239,6 +258,8 @@ impl Membership {
             self.published_under = None;
             self.has_published = false;
             self.asked = Asked::default();
+            self.keys = Keys::default();
+            self.no_fleet_since = None;
         }
         let was_current = self.connection.is_current();
         let seen = self.seen.map(|(_, seen)| seen);
@@ -254,9 +275,15 @@ impl Membership {
         self.keys.begin_anew();
         self.stored = StoredFleet::None;
         self.seen = Some((store, revision));
-        self.learn_each(content);
+        self.learn_each(revision, content);
         // A watch that has told all of it goes on.
         if known.is_none_or(|(keys, stored)| !keys.is_same(&self.keys) || stored != self.stored) {
+            // Whose key is missing may have had one meanwhile, and a fleet that is not there any more may have been
+            // a later one than that in force.
+            self.keys.forget_missing();
+            self.is_latest &= self.stored != StoredFleet::None;
+            // Whoever knows it has the time from now on to say so, or to write it.
+            self.no_fleet_since = None;
             actions.push(Action::WatchFrom(Revision(revision.0 + 1)));
         }
         if !was_current {
@@ -272,10 +299,10 @@ impl Membership {
             // Known already, or of a watch that has ended.
             _ => return,
         }
-        self.learn_each(changes);
+        self.learn_each(revision, changes);
     }
 
-    fn learn_each(&mut self, changes: Vec<Change>) {
+    fn learn_each(&mut self, revision: Revision, changes: Vec<Change>) {
         for change in changes {
             match &change {
                 Change::MemberGone(name) if name == self.name() => {
@@ -286,7 +313,7 @@ impl Membership {
             }
             match change {
                 Change::Member(published) => self.keys.put(published),
-                Change::MemberGone(name) => self.keys.delete(name),
+                Change::MemberGone(name) => self.keys.delete(name, revision),
                 Change::Fleet(stored) => self.stored = StoredFleet::Known(stored),
                 Change::FleetGone => self.stored = StoredFleet::None,
                 Change::Unreadable { key: Key::Member(name), reason } => {
@@ -339,11 +366,11 @@ impl Membership {
         let StoredFleet::Known(stored) = &self.stored else { return };
         let named = stored.fleet.members().get(self.name());
         self.was_named |= self.has_published && named.is_some();
-        let in_force = (stored.fleet.clone(), stored.modified);
-        if self.applied.as_ref() != Some(&in_force) {
-            let (fleet, revision) = in_force.clone();
+        (self.is_latest, self.no_fleet_since) = (true, None);
+        if self.applied.as_ref() != Some(stored) {
+            let (fleet, revision) = (stored.fleet.clone(), stored.modified);
             actions.push(Action::Apply { fleet, revision });
-            self.applied = Some(in_force);
+            self.applied = Some(stored.clone());
         }
     }
 
@@ -373,17 +400,28 @@ impl Membership {
             LocalState::Ready => Some(MemberState::Serving),
             // Who was never there has nothing to give away.
             LocalState::Draining { .. } | LocalState::Stopped => {
-                self.has_published.then_some(MemberState::Draining)
+                self.has_something_there().then_some(MemberState::Draining)
             }
         }
     }
 
+    /// This run has published itself, or a run before it on this host has, and its key is still there.
+    fn has_something_there(&self) -> bool {
+        let is_of_this_host =
+            |own: &Published| own.instance == self.settings.instance || self.is_of_this_host(own);
+        self.takes_part || self.keys.get(self.name()).is_some_and(is_of_this_host)
+    }
+
+    fn is_of_this_host(&self, published: &Published) -> bool {
+        published.member.addresses().eq(self.settings.member.addresses())
+    }
+
     /// Leaves when it drains, owns nothing and has no connection; or at once if it is to stop.
     fn leave(&mut self, now: Timestamp, actions: &mut Vec<Action>, wake: &mut Wake) {
-        let stops = match self.local {
-            LocalState::Stopped => true,
+        let at = match self.local {
+            LocalState::Stopped => now,
             LocalState::Draining { connections } => {
-                if !self.owns_nothing() {
+                if !self.is_drained() {
                     self.idle_since = None;
                     return;
                 }
@@ -391,21 +429,19 @@ impl Membership {
                 if connections > 0 {
                     return;
                 }
-                let at = since.after(LEAVE_AFTER);
-                if at > now {
-                    return wake.at(at);
-                }
-                false
+                since.after(LEAVE_AFTER)
             }
             LocalState::Unknown | LocalState::NotReady | LocalState::Ready => {
                 self.idle_since = None;
                 return;
             }
         };
+        if at > now {
+            return wake.at(at);
+        }
         let own = self.keys.get(self.name()).filter(|it| it.instance == self.settings.instance);
         let expected = match own {
-            Some(own) if own.member.state() == MemberState::Draining || stops => own.modified,
-            Some(_) => return,
+            Some(own) => own.modified,
             // Its key is another run's by now, or it has none: only the lease is its own.
             None => Revision::NONE,
         };
@@ -423,9 +459,28 @@ impl Membership {
 
     fn owns_nothing(&self) -> bool {
         match &self.applied {
-            Some((fleet, _)) => fleet.owners().owned_by(self.name()) == 0,
+            Some(stored) => stored.fleet.owners().owned_by(self.name()) == 0,
             None => true,
         }
+    }
+
+    /// Its key says that it drains, and the fleet in force was written by somebody who has seen that. Whoever has
+    /// not seen it writes over an older fleet, in vain: so no slot can come to this host any more.
+    fn is_drained(&self) -> bool {
+        let drains = match self.keys.get(self.name()) {
+            Some(own) if own.instance == self.settings.instance => {
+                own.member.state() == MemberState::Draining
+            }
+            // Of another run: it is left to that one, or published anew.
+            Some(_) => self.own_trouble().is_some_and(|it| it.bars()),
+            None => !self.takes_part,
+        };
+        let Some(Stored { fleet, .. }) = &self.applied else { return drains };
+        let is_out = match fleet.members().get(self.name()) {
+            Some(member) => member.state() == MemberState::Draining || !self.takes_part,
+            None => !self.is_listed,
+        };
+        drains && is_out && self.owns_nothing()
     }
 
     /// Gets a lease and writes this host's own key, where that does not say what it should.
@@ -442,17 +497,32 @@ impl Membership {
         };
         let wanted = self.settings.member.clone().with_state(state);
         let own = self.keys.get(self.name());
-        let is_published = own
-            .is_some_and(|own| own.instance == self.settings.instance && own.member == wanted)
+        let own_words = own.filter(|own| own.instance == self.settings.instance);
+        let knows = match own_words {
+            // Others are told of another one when they have to know.
+            Some(own) if !self.seeks_the_latest() => own.knows,
+            _ => self.known_version(),
+        };
+        let is_published = own_words.is_some_and(|own| own.member == wanted && own.knows == knows)
             && self.published_under == Some(lease);
         let expected = own.map_or(Revision::NONE, |own| own.modified);
         let is_refused = self.asked.publish_refused == Some(expected);
         if is_published || is_refused || self.asked.publish.is_some() {
             return;
         }
-        self.asked.publish = Some((state, lease));
+        self.asked.publish = Some(Publication { lease, state, knows });
         self.asked.publish_refused = Some(expected);
-        actions.push(Action::Publish { lease, state, expected });
+        actions.push(Action::Publish { lease, state, knows, expected });
+    }
+
+    /// The store has no fleet, and others may know a later one than this host.
+    fn seeks_the_latest(&self) -> bool {
+        self.stored == StoredFleet::None && !self.is_latest
+    }
+
+    /// The version of the fleet in force.
+    fn known_version(&self) -> u64 {
+        self.applied.as_ref().map_or(0, |stored| stored.version)
     }
 
     /// Writes the next fleet where the one that stands there is not what the members say.
@@ -467,8 +537,15 @@ impl Membership {
             }
         };
         // A store that has lost the fleet gets the one that is in force again.
-        let before = stored.or(self.applied.as_ref().map(|(fleet, _)| fleet)).cloned();
-        let listed = self.keys.list(before.as_deref(), self.settings.timing, now);
+        let before = match &self.stored {
+            StoredFleet::Known(stored) => Some(stored.clone()),
+            _ => self.applied.clone(),
+        };
+        let known = before.as_ref().map(|before| (&*before.fleet, before.modified));
+        let listed = self.keys.list(known, self.settings.timing, now);
+        let version = before.as_ref().map_or(0, |before| before.version) + 1;
+        let before = before.map(|before| before.fleet);
+        self.is_listed = listed.members.get(self.name()).is_some();
         self.troubles = listed.troubles;
         if let Some(at) = listed.changes_at {
             wake.at(at);
@@ -498,9 +575,12 @@ impl Membership {
         if !is_published || self.asked.swap || self.asked.swap_refused == Some(revision) {
             return;
         }
-        if before.is_none() {
-            // Others may know one that the store has lost.
+        if self.seeks_the_latest() {
             let at = self.no_fleet_since.get_or_insert(now).after(self.settings.timing.lease / 2);
+            if self.keys.known_to_others(self.name()) > self.known_version() {
+                // It writes that, or its lease ends: either is told.
+                return;
+            }
             if at > now {
                 return wake.at(at);
             }
@@ -516,7 +596,8 @@ impl Membership {
         }
         self.asked.swap = true;
         self.asked.swap_refused = Some(revision);
-        actions.push(Action::SwapFleet { fleet: Arc::new(next), expected: revision });
+        let (fleet, expected) = (Arc::new(next), revision);
+        actions.push(Action::SwapFleet { fleet, version, expected });
     }
 
     /// What keeps this host itself from being what it wants to be.
@@ -524,16 +605,17 @@ impl Membership {
         let name = self.name().clone();
         let own = self.keys.get(self.name());
         if let Some(other) = own.filter(|own| own.instance != self.settings.instance) {
-            let is_same_host = other.member.addresses().eq(self.settings.member.addresses());
             return match other.member.addresses().next() {
-                Some(address) if !is_same_host => Some(Trouble::NameTaken { name, address }),
+                Some(address) if !self.is_of_this_host(other) => {
+                    Some(Trouble::NameTaken { name, address })
+                }
                 _ => self.has_published.then_some(Trouble::Superseded { name }),
             };
         }
         let drains = matches!(self.local, LocalState::Draining { .. });
         let is_stuck = drains && !self.is_gone && !self.owns_nothing();
-        let serves = |(fleet, _): &(Arc<Fleet>, Revision)| {
-            let others = fleet.members().iter().filter(|member| *member.name() != name);
+        let serves = |stored: &Stored| {
+            let others = stored.fleet.members().iter().filter(|member| *member.name() != name);
             others.filter(|member| member.weight() > 0).any(|it| it.state() == MemberState::Serving)
         };
         let is_alone = !self.applied.as_ref().is_some_and(serves);
@@ -544,7 +626,7 @@ impl Membership {
         if self.is_gone {
             return OwnState::Gone;
         }
-        let named = self.applied.as_ref().and_then(|(fleet, _)| fleet.members().get(self.name()));
+        let named = self.applied.as_ref().and_then(|it| it.fleet.members().get(self.name()));
         let is_published =
             self.keys.get(self.name()).is_some_and(|own| own.instance == self.settings.instance);
         match named.map(|member| member.state()) {

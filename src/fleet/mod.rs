@@ -36,6 +36,15 @@
 //! fleet gets smaller because the store was away, or lost its data. A host whose lease has ended meanwhile takes
 //! a new one and publishes itself again.
 //!
+//! # When the store has lost the fleet
+//!
+//! Somebody has deleted its key, or the store its data: what is in force stays so, and is written again. Hosts may
+//! know different fleets then, since one that was cut off has missed the last. Each fleet has a version, one more
+//! than that of the fleet which it was made from. Who has seen the deletion by a watch knows the last one and writes
+//! at once. Who has not says under its own key which version it knows, waits for half the time of a lease so that
+//! others can say it too, and leaves it to them for as long as one has a key that knows a later version. So an older
+//! fleet is written only where nobody who knows a later one reaches the store: nobody else can know of it then.
+//!
 //! Time is that of the monotonic clock of one host, and only for how long to wait: no two hosts' clocks are
 //! compared, and the wall clock is read nowhere.
 
@@ -59,4 +68,6 @@ pub(crate) use input::{
 };
 pub(crate) use membership::Membership;
 pub(crate) use settings::{Settings, Shape, Timing};
-pub(crate) use value::{fleet_from_value, fleet_to_value, member_from_value, member_to_value};
+pub(crate) use value::{
+    OwnWords, fleet_from_value, fleet_to_value, member_from_value, member_to_value,
+};

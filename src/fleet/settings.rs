@@ -57,10 +57,6 @@ pub(crate) struct Timing {
 impl Timing {
     /// The lease of a member, unless told otherwise.
     pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(5);
-    /// The shortest lease: etcd itself makes a shorter one longer.
-    pub(crate) const SHORTEST_LEASE: Duration = Duration::from_secs(2);
-    /// The longest lease.
-    pub(crate) const LONGEST_LEASE: Duration = Duration::from_secs(600);
     /// How long packets are passed to a member that is lost, unless told otherwise.
     pub(crate) const DEFAULT_LOST_FOR: Duration = Duration::from_secs(600);
 

@@ -21,7 +21,8 @@ fn member(nth: u8) -> Member {
 fn published(nth: u8, state: MemberState, created: u64) -> Published {
     let (created, modified) = (Revision(created), Revision(created));
     let instance = Instance(u64::from(nth));
-    Published { member: member(nth).with_state(state), instance, created, modified, leaves: false }
+    let member = member(nth).with_state(state);
+    Published { member, instance, created, modified, knows: 0, leaves: false }
 }
 
 /// The host m1, with a clock.
@@ -76,7 +77,8 @@ impl Host {
 }
 
 fn stored(fleet: Fleet, modified: u64) -> Change {
-    Change::Fleet(Stored { fleet: Arc::new(fleet), modified: Revision(modified) })
+    let (fleet, modified) = (Arc::new(fleet), Revision(modified));
+    Change::Fleet(Stored { fleet, version: modified.0, modified })
 }
 
 fn fleet_of(members: impl IntoIterator<Item = Member>) -> Fleet {
@@ -85,7 +87,7 @@ fn fleet_of(members: impl IntoIterator<Item = Member>) -> Fleet {
 
 fn swapped(actions: &[Action]) -> Option<(&Fleet, Revision)> {
     actions.iter().find_map(|action| match action {
-        Action::SwapFleet { fleet, expected } => Some((&**fleet, *expected)),
+        Action::SwapFleet { fleet, expected, .. } => Some((&**fleet, *expected)),
         _ => None,
     })
 }
@@ -109,7 +111,7 @@ fn who_was_told_nothing_publishes_nothing() {
     // It has adopted its workers: the key is its own from now on, and nothing has changed.
     assert_eq!(host.step(Input::Local(LocalState::Ready)), [Action::GrantLease]);
     let (lease, state, expected) = (LEASE, MemberState::Serving, Revision(5));
-    let taken_over = Action::Publish { lease, state, expected };
+    let taken_over = Action::Publish { lease, state, knows: 6, expected };
     assert_eq!(host.step(Input::LeaseGranted(LEASE)), [taken_over]);
     assert_eq!(host.step(Input::Publication { written: Some(Revision(9)) }), []);
 }
@@ -139,6 +141,57 @@ fn the_fleet_is_written_over_what_was_seen_and_no_more_often_than_needed() {
     let joins = Change::Member(published(3, MemberState::Serving, 14));
     let actions = host.watched(14, joins);
     assert_eq!(swapped(&actions).unwrap().1, Revision(13));
+}
+
+/// The fleet is deleted by hand. Who has seen all until then knows the last one, and writes it again at once.
+#[test]
+fn a_fleet_that_is_deleted_under_a_watch_is_written_again_at_once() {
+    let (mut host, _) = Host::serving(vec![stored(fleet_of([member(1)]), 9)]);
+    let actions = host.watched(12, Change::FleetGone);
+    let [Action::SwapFleet { version: 10, expected: Revision::NONE, .. }] = actions[..] else {
+        panic!("{actions:?}")
+    };
+}
+
+/// It is deleted while this host is away. Another one may know a later fleet, and says so under its key: that one
+/// writes it, unless its lease ends before.
+#[test]
+fn a_fleet_that_was_deleted_unseen_is_written_by_whoever_knows_the_latest() {
+    let away = |host: &mut Host| {
+        host.step(Input::SourceLost { reason: "timed out".to_owned() });
+        while !host.after(Duration::from_millis(100)).contains(&Action::ReadAll) {}
+    };
+    let mine =
+        |knows| Change::Member(Published { knows, ..published(1, MemberState::Serving, 11) });
+    let other =
+        |knows| Change::Member(Published { knows, ..published(2, MemberState::Serving, 5) });
+    let says = |actions: &[Action]| {
+        let said = |action: &Action| match action {
+            Action::Publish { knows, .. } => Some(*knows),
+            _ => None,
+        };
+        actions.iter().find_map(said)
+    };
+    let both = || stored(fleet_of([member(1), member(2)]), 9);
+    for later in [true, false] {
+        let (mut host, _) = Host::serving(vec![other(0), both()]);
+        away(&mut host);
+        let actions = host.read(30, vec![mine(0), other(0)]);
+        assert_eq!((says(&actions), swapped(&actions)), (Some(9), None), "{actions:?}");
+        host.step(Input::Publication { written: Some(Revision(31)) });
+        let knows = if later { 12 } else { 8 };
+        let actions = host.watched(32, other(knows));
+        assert_eq!(swapped(&actions), None, "others may not have said it yet");
+        let actions = host.after(Duration::from_millis(2500));
+        if later {
+            assert_eq!(swapped(&actions), None);
+            assert_eq!(swapped(&host.after(Duration::from_secs(60))), None);
+            let actions = host.watched(33, Change::MemberGone(name("m2")));
+            assert_eq!(state_of(swapped(&actions).unwrap().0, 2), Some(MemberState::Lost));
+        } else {
+            assert_eq!(swapped(&actions).unwrap().0.members().len(), 2);
+        }
+    }
 }
 
 #[test]
@@ -190,6 +243,35 @@ fn who_loses_its_lease_is_passed_its_connections_and_who_leaves_is_not() {
     }
 }
 
+/// m2 leaves; this host is cut off, and meanwhile m2 comes again, gets slots, and is cut off in its turn: the
+/// connections that it has are passed to it.
+#[test]
+fn who_has_left_and_come_again_unseen_is_not_taken_for_one_that_has_left() {
+    let leaving = Published { leaves: true, ..published(2, MemberState::Draining, 5) };
+    let before = || fleet_of([member(1), member(2).with_state(MemberState::Draining)]);
+    for comes_again in [false, true] {
+        let content = vec![Change::Member(leaving.clone()), stored(before(), 9)];
+        let (mut host, _) = Host::serving(content);
+        // Its own key is behind the watch, so that it writes no fleet before it is cut off.
+        host.watched(12, Change::MemberGone(name("m2")));
+        host.step(Input::SourceLost { reason: "timed out".to_owned() });
+        while !host.after(Duration::from_millis(100)).contains(&Action::ReadAll) {}
+        let fleet = match comes_again {
+            true => stored(fleet_of([member(1), member(2)]), 20),
+            false => stored(before(), 9),
+        };
+        let mine = Change::Member(published(1, MemberState::Serving, 11));
+        let actions = host.read(30, vec![mine, fleet]);
+        if comes_again {
+            assert_eq!(swapped(&actions), None);
+            let actions = host.after(Timing::DEFAULT_LEASE);
+            assert_eq!(state_of(swapped(&actions).unwrap().0, 2), Some(MemberState::Lost));
+        } else {
+            assert_eq!(state_of(swapped(&actions).unwrap().0, 2), None);
+        }
+    }
+}
+
 #[test]
 fn who_is_lost_is_taken_out_after_a_while() {
     let two = fleet_of([member(1), member(2).with_state(MemberState::Lost)]);
@@ -215,7 +297,7 @@ fn a_lease_that_ended_elsewhere_is_replaced() {
     assert_eq!(host.step(Input::LeaseLost(LEASE)), [Action::GrantLease]);
     let next = Lease(NonZeroU64::new(8).unwrap());
     let (state, expected) = (MemberState::Serving, Revision::NONE);
-    let again = Action::Publish { lease: next, state, expected };
+    let again = Action::Publish { lease: next, state, knows: 13, expected };
     assert_eq!(host.step(Input::LeaseGranted(next)), [again]);
 }
 
@@ -228,7 +310,7 @@ fn who_drains_leaves_when_it_owns_nothing_and_its_connections_have_ended() {
     let (mut host, _) = Host::serving(two);
     let actions = host.step(Input::Local(LocalState::Draining { connections: 2 }));
     let state = MemberState::Draining;
-    let drains = Action::Publish { lease: LEASE, state, expected: Revision(11) };
+    let drains = Action::Publish { lease: LEASE, state, knows: 9, expected: Revision(11) };
     assert_eq!(actions, [drains]);
     let actions = host.step(Input::Publication { written: Some(Revision(12)) });
     let (fleet, _) = swapped(&actions).unwrap();

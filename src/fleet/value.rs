@@ -1,8 +1,8 @@
 //! What stands under the keys of the store.
 //!
 //! ```json
-//! members/a  {"schema":1,"instance":"8f3a...","addresses":["10.0.0.1"],"mac":"02:00:00:00:00:01","weight":1,"state":"serving"}
-//! fleet      {"schema":1,"slots":1024,"seed":4058938140,"kept":2,"members":[{"name":"a", ...}, ...],
+//! members/a  {"schema":1,"instance":"8f3a...","addresses":["10.0.0.1"],"mac":"02:00:00:00:00:01","weight":1,"state":"serving","knows":6}
+//! fleet      {"schema":1,"version":7,"slots":1024,"seed":4058938140,"kept":2,"members":[{"name":"a", ...}, ...],
 //!             "holders":[["a"],["b","a"]],"runs":[512,0,512,1]}
 //! ```
 //!
@@ -31,6 +31,8 @@ struct MemberValue {
     mac: Option<MacAddress>,
     weight: u16,
     state: MemberState,
+    #[serde(default)]
+    knows: u64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     leaves: bool,
 }
@@ -38,6 +40,8 @@ struct MemberValue {
 #[derive(Serialize, Deserialize)]
 struct FleetValue {
     schema: u32,
+    #[serde(default)]
+    version: u64,
     slots: u32,
     seed: u32,
     kept: usize,
@@ -63,8 +67,18 @@ struct OfSchema {
     schema: u32,
 }
 
+/// What a member says of itself under its key: see [`Published`](super::Published).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OwnWords {
+    pub(crate) member: Member,
+    pub(crate) instance: Instance,
+    pub(crate) knows: u64,
+    pub(crate) leaves: bool,
+}
+
 /// What a member writes under its key.
-pub(crate) fn member_to_value(member: &Member, instance: Instance, leaves: bool) -> String {
+pub(crate) fn member_to_value(words: &OwnWords) -> String {
+    let OwnWords { member, instance, knows, leaves } = words;
     let value = MemberValue {
         schema: SCHEMA,
         instance: format!("{:016x}", instance.0),
@@ -72,26 +86,25 @@ pub(crate) fn member_to_value(member: &Member, instance: Instance, leaves: bool)
         mac: member.mac(),
         weight: member.weight(),
         state: member.state(),
-        leaves,
+        knows: *knows,
+        leaves: *leaves,
     };
     serde_json::to_string(&value).unwrap_or_default()
 }
 
-/// The member of this name, its run, and whether it leaves.
-pub(crate) fn member_from_value(
-    name: MemberName,
-    value: &[u8],
-) -> Result<(Member, Instance, bool), String> {
+/// What the member of this name says.
+pub(crate) fn member_from_value(name: MemberName, value: &[u8]) -> Result<OwnWords, String> {
     let value: MemberValue = read(value, "a member")?;
     let instance = u64::from_str_radix(&value.instance, 16);
     let instance = instance.map_err(|error| format!("instance {:?}: {error}", value.instance))?;
     let member = Member::new(name, value.addresses).map_err(|error| error.to_string())?;
     let member = member.with_mac(value.mac).with_weight(value.weight).with_state(value.state);
-    Ok((member, Instance(instance), value.leaves))
+    let (instance, knows, leaves) = (Instance(instance), value.knows, value.leaves);
+    Ok(OwnWords { member, instance, knows, leaves })
 }
 
 /// What stands under the key of the fleet.
-pub(crate) fn fleet_to_value(fleet: &Fleet) -> String {
+pub(crate) fn fleet_to_value(fleet: &Fleet, version: u64) -> String {
     let Partition::Hash { slots, seed, .. } = fleet.partition() else {
         unreachable!("the partition of a fleet is by hash");
     };
@@ -116,14 +129,15 @@ pub(crate) fn fleet_to_value(fleet: &Fleet) -> String {
         }
     }
     let (members, kept) = (fleet.members().iter().map(listed).collect(), fleet.kept());
-    let value = FleetValue { schema: SCHEMA, slots, seed, kept, members, holders, runs };
+    let schema = SCHEMA;
+    let value = FleetValue { schema, version, slots, seed, kept, members, holders, runs };
     serde_json::to_string(&value).unwrap_or_default()
 }
 
-/// The fleet of a value.
-pub(crate) fn fleet_from_value(value: &[u8]) -> Result<Fleet, String> {
+/// The fleet of a value, and its version.
+pub(crate) fn fleet_from_value(value: &[u8]) -> Result<(Fleet, u64), String> {
     let value: FleetValue = read(value, "a fleet")?;
-    let FleetValue { slots, seed, kept, members, holders, runs, .. } = value;
+    let FleetValue { version, slots, seed, kept, members, holders, runs, .. } = value;
     let member = |listed: ListedMember| {
         let member = Member::new(listed.name, listed.addresses)?;
         Ok(member.with_mac(listed.mac).with_weight(listed.weight).with_state(listed.state))
@@ -147,7 +161,8 @@ pub(crate) fn fleet_from_value(value: &[u8]) -> Result<Fleet, String> {
     let each = owners
         .iter()
         .flat_map(|(count, owner, former)| (0..*count).map(move |_| (*owner, *former)));
-    Fleet::with_owners(slots, seed, kept, members, each).map_err(|error| error.to_string())
+    let fleet = Fleet::with_owners(slots, seed, kept, members, each);
+    fleet.map(|fleet| (fleet, version)).map_err(|error| error.to_string())
 }
 
 fn read<'a, T: Deserialize<'a>>(value: &'a [u8], what: &str) -> Result<T, String> {
@@ -189,8 +204,8 @@ mod tests {
         ) {
             let lists: Vec<Vec<u8>> = lists.into_iter().map(|it| it.into_iter().collect()).collect();
             let fleet = fleet(&lists, 100).unwrap();
-            let value = fleet_to_value(&fleet);
-            prop_assert_eq!(fleet_from_value(value.as_bytes()).unwrap(), fleet);
+            let value = fleet_to_value(&fleet, 3);
+            prop_assert_eq!(fleet_from_value(value.as_bytes()).unwrap(), (fleet, 3));
         }
 
         #[test]
@@ -206,10 +221,10 @@ mod tests {
     fn a_member_is_read_as_it_was_written() {
         let mac: MacAddress = "02:00:00:00:00:07".parse().unwrap();
         let member = member(7).with_mac(mac).with_weight(3).with_state(MemberState::Draining);
-        let value = member_to_value(&member, Instance(u64::MAX), true);
         let name = member.name().clone();
-        let read = member_from_value(name, value.as_bytes()).unwrap();
-        assert_eq!(read, (member, Instance(u64::MAX), true));
+        let words = OwnWords { member, instance: Instance(u64::MAX), knows: 12, leaves: true };
+        let value = member_to_value(&words);
+        assert_eq!(member_from_value(name, value.as_bytes()).unwrap(), words);
     }
 
     #[test]
@@ -235,8 +250,8 @@ mod tests {
             })
             .collect();
         let fleet = fleet(&lists, Partition::MAX_SLOTS).unwrap();
-        let value = fleet_to_value(&fleet);
+        let value = fleet_to_value(&fleet, u64::MAX);
         assert!(value.len() < 1024 * 1024, "{} bytes", value.len());
-        assert_eq!(fleet_from_value(value.as_bytes()).unwrap(), fleet);
+        assert_eq!(fleet_from_value(value.as_bytes()).unwrap(), (fleet, u64::MAX));
     }
 }

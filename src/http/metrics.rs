@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::exposition::{Exposition, Kind};
-use crate::plan::Seat;
-use crate::protocol::{FindingKind, FindingSeverity, Status, WorkerState};
+use crate::plan::fleet::MemberState;
+use crate::protocol::{FindingKind, FindingSeverity, SeatConnections, Status};
 
 /// The metrics of a cluster in the text format of Prometheus, version 0.0.4; see [`crate::http`] for
 /// what they mean. The same status gives the same text.
@@ -33,20 +33,69 @@ pub(crate) fn metrics(status: &Status) -> String {
     findings(&mut text, status);
     probation(&mut text, status);
     conntrack(&mut text, status);
+    fleet(&mut text, status);
     text.finish()
+}
+
+fn fleet(text: &mut Exposition, status: &Status) {
+    let Some(fleet) = &status.fleet else { return };
+    let count = |state: MemberState| fleet.members.iter().filter(|it| it.state == state).count();
+    let mut members = text.metric(
+        "ipcluster_fleet_members",
+        Kind::Gauge,
+        "Members of the fleet that this host is a member of, by what they do.",
+    );
+    for (name, state) in [
+        ("joining", MemberState::Joining),
+        ("serving", MemberState::Serving),
+        ("draining", MemberState::Draining),
+        ("lost", MemberState::Lost),
+    ] {
+        members.add(&[("state", &name)], count(state));
+    }
+    let own = fleet.own();
+    text.metric("ipcluster_fleet_slots", Kind::Gauge, "Slots of the fleet.").add(&[], fleet.slots);
+    text.metric("ipcluster_fleet_slots_owned", Kind::Gauge, "Slots that this host owns.")
+        .add(&[], own.map_or(0, |own| own.slots));
+    text.metric(
+        "ipcluster_fleet_slots_former",
+        Kind::Gauge,
+        "Slots that this host owned before, and for which packets of old connections are passed to it.",
+    )
+    .add(&[], own.map_or(0, |own| own.former));
+    text.metric(
+        "ipcluster_fleet_source_current",
+        Kind::Gauge,
+        "1 if the list of members is known as it is now; 0 if the last one that was read stays in force.",
+    )
+    .add(&[], u8::from(fleet.source == "current"));
+    text.metric(
+        "ipcluster_fleet_rules_in_force",
+        Kind::Gauge,
+        "1 if the rules of this host are those of the list of members.",
+    )
+    .add(&[], u8::from(fleet.in_force));
+    text.metric(
+        "ipcluster_fleet_rules_repaired_total",
+        Kind::Counter,
+        "Times that the rules of the fleet were made anew because others had changed them.",
+    )
+    .add(&[], fleet.repairs);
 }
 
 fn connections_total(text: &mut Exposition, status: &Status) {
     let mut samples = text.metric(
         "ipcluster_connections_total",
         Kind::Counter,
-        "Connections that the rules have led to a seat, whichever worker held it.",
+        "Connections that the rules have led to a seat while a worker of the generation held it.",
     );
-    let live = status.workers.iter().filter(|worker| worker.state == WorkerState::Live);
-    let by_seat: BTreeMap<Seat, u64> =
-        live.filter_map(|worker| Some((worker.seat, worker.connections_total?))).collect();
-    for (seat, total) in by_seat {
-        samples.add(&[("seat", &seat)], total);
+    for SeatConnections { seat, generation, connections } in &status.connections {
+        match generation {
+            Some(generation) => {
+                samples.add(&[("seat", seat), ("generation", generation)], connections);
+            }
+            None => samples.add(&[("seat", seat), ("generation", &"earlier")], connections),
+        }
     }
 }
 
@@ -192,6 +241,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::plan::{Generation, Seat};
     use crate::protocol::ConntrackFill;
 
     fn status() -> Status {
@@ -222,6 +272,17 @@ mod tests {
             }"#,
         )
         .unwrap();
+        let counted = |seat, generation, connections| SeatConnections {
+            seat: Seat(seat),
+            generation,
+            connections,
+        };
+        status.connections = vec![
+            counted(2, None, 48_000),
+            counted(2, Some(Generation(2)), 150),
+            counted(2, Some(Generation(3)), 1),
+            counted(10, Some(Generation(3)), 10),
+        ];
         status.swaps.observe(Duration::from_micros(200));
         status.swaps.observe(Duration::from_secs(3));
         status
@@ -232,10 +293,12 @@ mod tests {
         let expected = r#"# HELP ipcluster_generation The generation in force.
 # TYPE ipcluster_generation gauge
 ipcluster_generation 3
-# HELP ipcluster_connections_total Connections that the rules have led to a seat, whichever worker held it.
+# HELP ipcluster_connections_total Connections that the rules have led to a seat while a worker of the generation held it.
 # TYPE ipcluster_connections_total counter
-ipcluster_connections_total{seat="2"} 48151
-ipcluster_connections_total{seat="10"} 10
+ipcluster_connections_total{seat="2",generation="earlier"} 48000
+ipcluster_connections_total{seat="2",generation="2"} 150
+ipcluster_connections_total{seat="2",generation="3"} 1
+ipcluster_connections_total{seat="10",generation="3"} 10
 # HELP ipcluster_worker_connections Established connections to the worker ports of a worker process.
 # TYPE ipcluster_worker_connections gauge
 ipcluster_worker_connections{seat="2",pid="999",state="retired"} 1

@@ -29,7 +29,7 @@
 //! | name | labels | what it is |
 //! |---|---|---|
 //! | `ipcluster_generation` | | the generation in force |
-//! | `ipcluster_connections_total` | `seat` | connections that the rules led to a seat that has a live worker |
+//! | `ipcluster_connections_total` | `seat`, `generation` | connections that the rules have led to a seat while a worker of the generation held it |
 //! | `ipcluster_worker_connections` | `seat`, `pid`, `state` | established connections of a worker process |
 //! | `ipcluster_worker_rss_bytes` | `seat`, `pid` | resident memory of a worker, with all processes that it has started; none while it is not known |
 //! | `ipcluster_worker_restarts_total` | `reason` | workers that were lost and replaced: `died` (a live one), `ended` (a live one, by itself with status 0), `exited` or `not_ready` or `unfit` (before it was in force), `spawn` (could not be started) |
@@ -39,11 +39,16 @@
 //! | `ipcluster_rollout_on_probation` | | 1 while the workers that were put in force last are on probation |
 //! | `ipcluster_rollout_returns_total` | | probations that failed, after which the workers before served again |
 //! | `ipcluster_rules_repaired_total` | | repairs of rules that others had changed |
+//! | `ipcluster_config_last_reload_successful` | | 1 if what is configured is in force; 0 if the last reload, or the start, could not put it in force |
+//! | `ipcluster_findings` | `kind`, `severity` | what stands in the way of connections on this host |
 //! | `ipcluster_conntrack_entries` | | connections that the kernel tracks, of all programs |
 //! | `ipcluster_conntrack_limit` | | the most that it does; `+Inf` without a limit |
 //!
 //! The kernel counts connections by seat, in a counter that neither a reload nor a new master sets back:
-//! it goes on, across generations, until the seat or the cluster goes. What the master counts
+//! it goes on, across generations, until the seat or the cluster goes. The master reads it whenever another
+//! generation comes into force in a seat, and notes that for the next master; so a few connections of the moment
+//! of a swap may be counted for the generation before. Series are there for the last 8 generations of a seat;
+//! what was counted before the first that is known has `generation="earlier"`. What the master counts
 //! (restarts, retirements, swaps, repairs) begins at 0 with each master. What could not be read has no sample.
 //!
 //! # How it works
@@ -70,6 +75,7 @@ mod exposition;
 mod limits;
 mod live;
 mod metrics;
+mod open;
 mod query;
 mod server;
 mod source;

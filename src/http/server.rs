@@ -16,7 +16,7 @@ use rustix::net::sockopt::{set_socket_send_buffer_size, set_tcp_user_timeout};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::HttpError;
 use super::answer::{self, Page, unavailable};
@@ -24,6 +24,7 @@ use super::body::Content;
 use super::cache::StatusCache;
 use super::limits::HttpLimits;
 use super::live::LiveStream;
+use super::open::{OpenConnections, Stage};
 use super::source::StatusSource;
 use crate::protocol::Refusal;
 
@@ -92,14 +93,37 @@ impl HttpServer {
         let streams = Arc::new(Semaphore::new(limits.streams));
         let pages = Arc::new(Pages { cache: Arc::new(StatusCache::new(source, limits)), streams });
         let mut connections = JoinSet::new();
+        let mut open = OpenConnections::default();
+        let mut waiting: Option<(TcpStream, SocketAddr)> = None;
         loop {
+            // When there may be room for who waits, if no connection ends before.
+            let mut room_at = Some(Instant::now());
+            if let Some((stream, peer)) = waiting.take() {
+                match open.make_room(limits, Instant::now()) {
+                    Ok(()) => {
+                        let stage = Stage::default();
+                        let one = serve_one(stream, Arc::clone(&pages), stage.clone());
+                        let task = connections.spawn(one);
+                        open.add(task, peer.ip(), stage, Instant::now());
+                    }
+                    Err(at) => {
+                        waiting = Some((stream, peer));
+                        room_at = at;
+                    }
+                }
+            }
+            let room = async {
+                match room_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 Some(_) = connections.join_next() => {}
-                accepted = listener.accept(), if connections.len() < limits.connections => {
+                () = room, if waiting.is_some() => {}
+                accepted = listener.accept(), if waiting.is_none() => {
                     match accepted {
-                        Ok((stream, _)) => {
-                            connections.spawn(serve_one(stream, Arc::clone(&pages)));
-                        }
+                        Ok(accepted) => waiting = Some(accepted),
                         Err(error) => {
                             // Most likely out of descriptors, in which case the same error would
                             // come again at once.
@@ -117,12 +141,13 @@ impl HttpServer {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves one request. One only, so that idle clients keep no place.
-async fn serve_one<S: StatusSource>(stream: TcpStream, pages: Arc<Pages<S>>) {
+async fn serve_one<S: StatusSource>(stream: TcpStream, pages: Arc<Pages<S>>, stage: Stage) {
     let limits = pages.cache.limits;
     limit_buffers(&stream, limits);
     let (begin, mut begun) = mpsc::channel(1);
     let answer = service_fn(|request: Request<Incoming>| {
         let (pages, begin) = (Arc::clone(&pages), begin.clone());
+        stage.has_asked();
         async move { Ok::<_, Infallible>(pages.answer(&request, &begin).await) }
     });
     let mut http = http1::Builder::new();
@@ -132,6 +157,7 @@ async fn serve_one<S: StatusSource>(stream: TcpStream, pages: Arc<Pages<S>>) {
         ended = timeout(limits.connection, &mut connection) => ended.ok(),
         Some(stream) = begun.recv() => {
             let stream: LiveStream = stream;
+            stage.is_live();
             tokio::select! {
                 ended = &mut connection => Some(ended),
                 () = stream.serve(&pages.cache) => None,

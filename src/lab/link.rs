@@ -9,14 +9,15 @@ use neli::consts::socket::{Msg, NlFamily};
 use neli::socket::NlSocket;
 use neli::utils::Groups;
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::route::{
-    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteMessage, RouteNextHop, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -90,6 +91,53 @@ impl RouteSocket {
         ];
         let operation = format!("make the veth pair {name} and {peer}");
         self.request(&operation, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// `ip link add <name> address <mac> type bridge`. Without an address of its own a bridge has that of one of its
+    /// ports, and another one when that port goes: its neighbours would send to the old one for a while.
+    pub(super) fn add_bridge(&self, name: &str, mac: [u8; 6]) -> Result<(), LabError> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        ];
+        let operation = format!("make the bridge {name}");
+        self.request(&operation, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// `ip link set <name> master <bridge>`
+    pub(super) fn set_master(&self, name: &str, bridge: &str) -> Result<(), LabError> {
+        let operation = format!("make {name} a port of {bridge}");
+        let index = |link| index(link).map_err(|source| refused(&operation, source));
+        let mut message = LinkMessage::default();
+        message.header.index = index(name)?;
+        message.attributes = vec![LinkAttribute::Controller(index(bridge)?)];
+        self.request(&operation, RouteNetlinkMessage::NewLink(message), 0)
+    }
+
+    /// `ip route replace <prefix> nexthop via <gateway> dev <link> nexthop ...`
+    pub(super) fn replace_paths(
+        &self,
+        prefix: Prefix,
+        gateways: &[IpAddr],
+        link: &str,
+    ) -> Result<(), LabError> {
+        let operation = format!("route {}/{} over {gateways:?}", prefix.address, prefix.length);
+        let device = index(link).map_err(|source| refused(&operation, source))?;
+        let hop = |gateway: &IpAddr| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = device;
+            hop.attributes = vec![RouteAttribute::Gateway((*gateway).into())];
+            hop
+        };
+        let mut message = route_to(prefix);
+        message.header.table = libc::RT_TABLE_MAIN;
+        message.header.scope = RouteScope::Universe;
+        message.header.kind = RouteType::Unicast;
+        message.attributes.push(RouteAttribute::MultiPath(gateways.iter().map(hop).collect()));
+        let message = RouteNetlinkMessage::NewRoute(message);
+        self.request(&operation, message, NLM_F_CREATE | NLM_F_REPLACE)
     }
 
     /// `ip link delete <name>`: the other end of a veth pair goes with it.

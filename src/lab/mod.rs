@@ -45,6 +45,8 @@ mod engine;
 mod error;
 pub mod greeter;
 mod held;
+#[cfg(feature = "cli")]
+mod hosts;
 mod identity;
 mod link;
 mod load;
@@ -56,6 +58,8 @@ mod report;
 pub use datagram::Flow;
 pub use error::LabError;
 pub use held::Held;
+#[cfg(feature = "cli")]
+pub(crate) use hosts::Hosts;
 pub use identity::{Identity, ParseIdentityError};
 pub use load::{Ask, Close, Counters, Load, Pace, RunningLoad};
 pub use namespace::{Entered, Namespace, enter_user_namespace, mount_tmpfs};

@@ -6,6 +6,7 @@ mod decoder;
 mod error;
 mod text;
 mod worker;
+mod worker_data;
 
 pub(crate) use decoder::{LineDecoder, MAX_LINE};
 pub use error::MessageError;
@@ -15,3 +16,4 @@ pub(crate) use text::{cut, kind, shorten};
 pub use worker::{FromWorker, ToWorker, WorkerOrder};
 pub(crate) use worker::{WorkerInfo, worker_ports};
 pub(crate) use worker::{id_of, is_worker_line};
+pub use worker_data::WorkerData;

@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::MessageError;
 use super::error::{not_json, wrong};
 use super::text::{cut, kind, shorten};
+use super::{MessageError, WorkerData};
 use crate::plan::{Port, Seat};
 
 /// Whether a line is one of this protocol, and not an operator's: an object with a `__type`.
@@ -55,6 +55,8 @@ pub enum FromWorker {
         id: u64,
         /// Why, at most 200 characters; empty if it gives no reason.
         reason: String,
+        /// What it tells about that, of any type; of a long one the beginning.
+        details: Option<WorkerData>,
     },
 }
 
@@ -73,6 +75,8 @@ pub struct WorkerInfo {
     pub lag: Duration,
     /// It knows that it is retired.
     pub is_retired: bool,
+    /// What its application says of itself, of any type; of a long one the beginning.
+    pub app: Option<WorkerData>,
 }
 
 /// One line to a worker.
@@ -139,6 +143,7 @@ impl FromWorker {
                 Some("retire") => Ok(Self::AskRetire {
                     id: take_id("request", &fields)?,
                     reason: reason(&fields),
+                    details: given(&fields, "details").cloned().and_then(WorkerData::new),
                 }),
                 _ => Err(wrong("request", "__request", "\"retire\"")),
             },
@@ -158,9 +163,10 @@ impl FromWorker {
             Self::Response { id, ok } => json!({
                 "__type": "response", "__messageID": id, "__status": if *ok { "ok" } else { "error" },
             }),
-            Self::AskRetire { id, reason } => json!({
+            Self::AskRetire { id, reason, details } => json!({
                 "__type": "request", "__request": "retire", "__messageID": id,
                 "reason": cut(reason, REASON_LIMIT),
+                "details": details.as_ref().map(WorkerData::value),
             }),
         };
         message.to_string()
@@ -184,6 +190,7 @@ impl WorkerInfo {
             },
             lag: milliseconds(message, given(fields, "lag"))?,
             is_retired: given(fields, "ts_retirement").is_some(),
+            app: given(fields, "app").cloned().and_then(WorkerData::new),
         })
     }
 
@@ -201,6 +208,9 @@ impl WorkerInfo {
         });
         if self.is_retired {
             message["ts_retirement"] = json!(1);
+        }
+        if let Some(app) = &self.app {
+            message["app"] = app.value().clone();
         }
         message
     }
@@ -392,6 +402,7 @@ mod tests {
             too_busy: false,
             lag: Duration::ZERO,
             is_retired: false,
+            app: WorkerData::new(json!({ "name": "x" })),
         }
     }
 
@@ -427,7 +438,11 @@ mod tests {
             FromWorker::Ping(retired),
             FromWorker::Response { id: 9, ok: true },
             FromWorker::Response { id: 9, ok: false },
-            FromWorker::AskRetire { id: 2, reason: "old\nage".to_owned() },
+            FromWorker::AskRetire {
+                id: 2,
+                reason: "old\nage".to_owned(),
+                details: WorkerData::new(json!({ "handles": 7 })),
+            },
         ] {
             assert_eq!(FromWorker::parse(&message.emit()), Ok(message.clone()));
             assert!(is_worker_line(&message.emit()));
@@ -542,8 +557,42 @@ mod tests {
     }
 
     #[test]
+    fn what_applications_say_is_of_any_type_and_bounded() {
+        for app in ["7", "\"x\"", "[1, {\"a\": null}]", "false"] {
+            let Ok(FromWorker::Info { info, .. }) = FromWorker::parse(&changed("app", Some(app)))
+            else {
+                panic!("{app}")
+            };
+            let value: Value = serde_json::from_str(app).unwrap();
+            assert_eq!(info.app.as_ref().map(WorkerData::value), Some(&value));
+        }
+        // A worker of before says nothing of it.
+        for nothing in [Some("null"), None] {
+            let line = changed("app", nothing);
+            let Ok(FromWorker::Info { info, .. }) = FromWorker::parse(&line) else { panic!() };
+            assert_eq!(info.app, None);
+        }
+        let long = changed("app", Some(&format!("[{}1]", "[],".repeat(15_000))));
+        let Ok(FromWorker::Info { info, .. }) = FromWorker::parse(&long) else { panic!() };
+        assert!(info.app.unwrap().to_string().len() < 2048);
+        let request = r#"{"__type":"request","__request":"retire","__messageID":1}"#;
+        let details = |details: &str| {
+            let line = request.replace('}', &format!(r#","details":{details}}}"#));
+            let Ok(FromWorker::AskRetire { details, .. }) = FromWorker::parse(&line) else {
+                panic!()
+            };
+            details
+        };
+        assert_eq!(details("null"), None);
+        assert_eq!(details("[7]"), WorkerData::new(json!([7])));
+        assert!(
+            details(&format!("\"{}\"", "\u{7f}".repeat(50_000))).unwrap().to_string().len() < 8192
+        );
+    }
+
+    #[test]
     fn a_reason_is_cut() {
-        let message = FromWorker::AskRetire { id: 1, reason: "é".repeat(60_000) };
+        let message = FromWorker::AskRetire { id: 1, reason: "é".repeat(60_000), details: None };
         let Ok(FromWorker::AskRetire { reason, .. }) = FromWorker::parse(&message.emit()) else {
             panic!()
         };

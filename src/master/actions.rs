@@ -7,7 +7,7 @@ use super::operators::Operators;
 use super::rules::Rules;
 use super::workers::Workers;
 use crate::plan::Plan;
-use crate::protocol::{Event, Refusal, WorkerFailure};
+use crate::protocol::{Event, Refusal, ReplaceReason, WorkerFailure};
 use crate::supervisor::{Action, Input};
 
 /// The subjects that act.
@@ -35,7 +35,13 @@ impl Actors<'_> {
             Action::CancelPreparation => self.workers.cancel_preparation(),
             Action::TransferListeners { from, to } => self.workers.transfer_listeners(from, to),
             Action::CloseListeners { worker } => self.workers.close_listeners(worker),
-            Action::Commit(plan) => return [self.commit(&plan)].into(),
+            Action::Commit(plan) => {
+                let input = self.commit(&plan);
+                if let Some(counts) = self.rules.take_news_of_counts() {
+                    self.workers.note_connections(counts);
+                }
+                return [input].into();
+            }
             Action::Verify => return self.rules.verify(),
             Action::Restore(plan) => return [self.rules.restore(&plan)].into(),
             Action::OrderRetire { worker } => self.workers.tell_retire(worker),
@@ -69,8 +75,16 @@ impl Actors<'_> {
                 self.operators.progress(request, &step);
             }
             Action::Emit(mut event) => {
-                if let Event::Failed(failure) = &mut event {
-                    self.add_last_lines(failure);
+                match &mut event {
+                    Event::Failed(failure) => self.add_last_lines(failure),
+                    Event::Leaving {
+                        worker,
+                        cause: ReplaceReason::WorkerRequest,
+                        reason,
+                        details,
+                        ..
+                    } => (*reason, *details) = self.workers.take_retire_reason(*worker),
+                    _ => {}
                 }
                 self.operators.announce(event);
             }

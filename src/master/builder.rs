@@ -14,6 +14,7 @@ use super::configuration::{
     ConfigAndTemplate, ConfigSource, Configuration, ConfigurationReader, settings,
 };
 use super::error::MasterError;
+use super::fleet::FleetThread;
 use super::handover::give::Handover;
 use super::handover::observer::StepObserver;
 use super::handover::receive::RunningMaster;
@@ -28,13 +29,13 @@ use super::startup::dedicate::{Dedicated, dedicate_process};
 use super::startup::find_workers::users;
 use super::startup::in_the_way::{accepted, refuse_what_is_in_the_way};
 use super::startup::orphans::Orphans;
-use super::startup::state::{AdoptedWorker, StartupState};
+use super::startup::state::{AdoptedWorker, LeftFiles, StartupState};
 use super::startup::template::TemplateSource;
 use super::startup::worker_ports::port_pool;
 use super::startup::worker_sockets::{PreparedSockets, WorkerSockets};
 use super::workers::{
-    Destination, Journal, Layout, LogFiles, Printer, Recent, SharedRecent, Spawner, StateFiles,
-    Stdout, Template, Workers, last_lines_of_files,
+    Askers, Destination, Journal, Layout, LogFiles, Printer, ProcessNotes, Recent, SharedRecent,
+    Spawner, StateFiles, Stdout, Template, Workers, last_lines_of_files,
 };
 use crate::config::{Config, ConfigError, WorkerOutput};
 use crate::control::{
@@ -43,8 +44,8 @@ use crate::control::{
 use crate::nft::Firewall;
 use crate::plan::{ClusterName, Plan};
 use crate::process::{
-    Account, OwnConnections, ServiceManager, effective_uid, group_number, is_journal, is_same_file,
-    with_group,
+    Account, OwnConnections, Restrictions, ServiceManager, effective_uid, group_number, is_journal,
+    is_same_file, with_group,
 };
 use crate::supervisor::{InitialPlan, Settings, Supervisor};
 
@@ -60,6 +61,8 @@ pub struct Builder {
     environment: Vec<(OsString, OsString)>,
     print_output: bool,
     descriptor_limit: Option<u64>,
+    /// What this process could not do before it was dedicated to the master.
+    began: Option<Restrictions>,
     service_manager: Option<ServiceManager>,
     obeys_signals: bool,
     replace: bool,
@@ -89,6 +92,7 @@ impl Builder {
             environment,
             print_output: false,
             descriptor_limit: None,
+            began: None,
             service_manager: None,
             obeys_signals: false,
             replace: false,
@@ -228,10 +232,12 @@ impl Builder {
     pub fn dedicate_process(self) -> Result<Self, MasterError> {
         // Afterwards processes of others cannot be inspected any more.
         let taken_ports = owners_of_ports(self.config.listeners());
-        let Dedicated { descriptor_limit, service_manager } = dedicate_process(&self.config)?;
+        let dedicated = dedicate_process(&self.config)?;
+        let Dedicated { descriptor_limit, began, service_manager } = dedicated;
         Ok(Self {
             taken_ports,
             descriptor_limit: Some(descriptor_limit),
+            began: Some(began),
             service_manager,
             obeys_signals: true,
             ..self
@@ -390,9 +396,10 @@ impl Builder {
         };
         let now = Clock.now();
         let received = running.map(|it| it.take_state(now)).transpose()?.unwrap_or_default();
-        let states = template.states.as_ref();
+        let noted = template.notes.as_ref().map(ProcessNotes::read).unwrap_or_default();
+        let left = LeftFiles { states: template.states.as_ref(), noted };
         let fingerprint = template.fingerprint;
-        StartupState::find(&self.config, in_force, fingerprint, users, states, received, now)
+        StartupState::find(&self.config, in_force, fingerprint, users, left, received, now)
     }
 
     /// Makes what a master consists of, as far as it can be made before this process is the master: what of it
@@ -423,6 +430,7 @@ impl Builder {
         let pending_reconfigure = found_reconfigure
             .filter(|wanted| wanted.renew.is_some() || !supervisor.is_as_configured());
         let (states, shares) = (template.states.clone(), template.fingerprint.shares);
+        let fleet_notes = states.clone();
         let template = Arc::new(template);
         let spawner = Spawner::new(Arc::clone(&template), port_pool(config)?)?;
         let read = self.reload_from.clone();
@@ -462,15 +470,17 @@ impl Builder {
             workers: Workers::new(
                 config,
                 template,
-                states,
+                states.clone(),
                 spawner,
                 printer(config, self.print_output)?,
                 recent_output(config),
                 Arc::clone(&own),
             )?,
+            states,
             health: HealthMonitor::new(config, own)?,
             operators: Operators::new(workers_wanted, usize::from(config.workers()))?
                 .beside_output(prints_beside_log(config, self.print_output)),
+            fleet: FleetThread::of(config, fleet_notes)?,
             orphans,
             handover: BackgroundThread::new("handover")?,
         })
@@ -483,7 +493,7 @@ impl Builder {
         sockets: PreparedSockets,
         parts: Parts,
     ) -> Result<Master, MasterError> {
-        let Self { config, observer, service_manager, obeys_signals, stops, .. } = self;
+        let Self { config, observer, service_manager, obeys_signals, stops, began, .. } = self;
         let mut adopted = parts.adopted;
         let Claim { lock, control_socket, http_copy, mut firewall, commits, in_force, .. } = claim;
         let WorkerSockets { workers: workers_socket, notify } = sockets.open()?;
@@ -496,6 +506,7 @@ impl Builder {
             _ => None,
         };
         adopted.stop = stops.map(|stops| stops.request);
+        let noted = parts.states.as_ref().and_then(StateFiles::connections);
         let in_kernel = match parts.initial_plan.in_force {
             true => Some(parts.initial_plan.plan.clone()),
             false => in_force,
@@ -513,17 +524,24 @@ impl Builder {
             None => None,
         };
         observer.reach("next: serves");
+        let askers = Askers::new(began)?;
         let operators = parts.operators.with_control(server).with_service_manager(service_manager);
         #[cfg(feature = "http")]
         let operators = operators.with_http(claim.http);
+        let mut rules = Rules::new(firewall, commits, parts.foreign, in_kernel.as_ref(), noted)?;
+        if let Some(counts) = rules.take_news_of_counts() {
+            parts.workers.note_connections(counts);
+        }
         let subjects = Subjects {
-            rules: Rules::new(firewall, commits, parts.foreign, in_kernel.as_ref())?,
+            rules,
             workers: parts.workers,
             health,
             operators,
+            fleet: parts.fleet,
             orphans: parts.orphans,
             handover,
             configuration: parts.configuration,
+            askers,
         };
         let master = Master::new(parts.supervisor, subjects, adopted).with_start_note(start_note);
         Ok(if obeys_signals { master.obeying_signals() } else { master })
@@ -554,8 +572,10 @@ struct Parts {
     configuration: Configuration,
     foreign: ForeignScanner,
     workers: Workers,
+    states: Option<StateFiles>,
     health: HealthMonitor,
     operators: Operators,
+    fleet: Option<FleetThread>,
     orphans: Orphans,
     handover: BackgroundThread,
 }

@@ -104,8 +104,9 @@ pub(super) struct Configuration {
     begun: BTreeMap<Generation, ConfigAndTemplate>,
     initial: ConfigAndTemplate,
     pending: Vec<Pending>,
-    /// The request that puts what is configured in force in place of what an earlier master had.
-    starting: Option<RequestId>,
+    /// The request that puts what is configured in force in place of what an earlier master had, and whether the
+    /// shares are part of that.
+    starting: Option<(RequestId, bool)>,
     /// The configured shares are not in force, since that has failed.
     lacks_shares: bool,
     /// To be put in force again.
@@ -205,9 +206,10 @@ impl Configuration {
         self.pending.push(Pending { request, before });
     }
 
-    /// The configuration differs from that of the earlier master, and this request puts it in force.
-    pub(super) fn starts(&mut self, request: RequestId) {
-        self.starting = Some(request);
+    /// The configuration differs from that of the earlier master, or is to be started anew, and this request puts
+    /// it in force; `reshares` says whether the shares differ.
+    pub(super) fn starts(&mut self, request: RequestId, reshares: bool) {
+        self.starting = Some((request, reshares));
         let reason =
             "the workers of the earlier master serve until those of this configuration are ready";
         self.status = ConfigurationStatus { in_force: false, reason: Some(reason.to_owned()) };
@@ -223,11 +225,11 @@ impl Configuration {
 
     /// A request is answered: what its reload has brought stays, or goes.
     pub(super) fn answered(&mut self, request: RequestId, outcome: &Result<Outcome, Refusal>) {
-        if self.starting.take_if(|starting| *starting == request).is_some() {
+        if let Some((_, reshares)) = self.starting.take_if(|(starting, _)| *starting == request) {
             self.status = match outcome {
                 Ok(_) => ConfigurationStatus::default(),
                 Err(refusal) => {
-                    self.lacks_shares = true;
+                    self.lacks_shares = reshares;
                     let reason = format!("the workers of the earlier master serve: {refusal}");
                     ConfigurationStatus { in_force: false, reason: Some(reason) }
                 }

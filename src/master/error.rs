@@ -90,6 +90,12 @@ pub enum MasterError {
         /// Why, for display.
         reason: String,
     },
+    /// The host cannot be a member of its fleet.
+    #[error("fleet: {reason}")]
+    Fleet {
+        /// Why, for display.
+        reason: String,
+    },
     /// The runtime cannot wait for changes of rules.
     #[error("cannot receive nftables notifications: {source}")]
     Watch {

@@ -56,6 +56,7 @@ mod builder;
 mod clock;
 mod configuration;
 mod error;
+mod fleet;
 mod handover;
 mod health;
 pub(crate) mod host;
@@ -78,6 +79,8 @@ pub use operators::Subscription;
 pub use operators::handle::Handle;
 pub use operators::report::explain;
 pub use privilege::needed_capabilities;
+#[cfg(feature = "cli")]
+pub(crate) use privilege::unprivileged_port_start;
 pub use run::{Ended, Master};
 pub(crate) use unmanaged::{Limits as UnmanagedLimits, Swept, UnmanagedCluster};
 
@@ -95,11 +98,13 @@ pub use crate::process::{
 pub use crate::protocol::{
     AcceptFault, Applies, Cleared, ClientAddress, ConfigurationReport, ConfigurationStatus,
     ConntrackFill, EndReason, ErrorReply, Event, Exit, Explanation, FailureCause, Finding,
-    FindingKind, FindingSeverity, ForeignChain, FoundRule, LogsShown, MemoryOf, NoAcceptor,
-    NotReady, OnTrial, Orphan, OrphansEnded, Outcome, PartitionKind, PortFault, PortFaultKind,
-    Probation, ProbationFailure, ProbeFault, ProbeOutcome, Progress, ReadinessFault, Refusal,
-    ReleaseFailure, Reloaded, ReplaceReason, ReplaceReasonKind, Restarted, Restarts, RetireTarget,
-    Retired, Retirements, RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, SettingChange,
+    FindingKind, FindingSeverity, FleetExplanation, FleetMemberStatus, FleetStatus, ForeignChain,
+    FoundRule, LogsShown, MemberAtAddresses, MemoryOf, NoAcceptor, NotReady, OnTrial, Orphan,
+    OrphansEnded, Outcome, PartitionKind, PortFault, PortFaultKind, Probation, ProbationFailure,
+    ProbeFault, ProbeOutcome, Progress, ReadinessFault, Refusal, ReleaseFailure, Reloaded,
+    ReplaceReason, ReplaceReasonKind, Restarted, Restarts, RetireTarget, Retired, Retirements,
+    RolledBack, Rollout, RuleWriter, SCHEMA, Scaled, SeatConnections, SettingChange,
     SettingInForce, Stats, Status, Stopped, SwapTimes, Trial, Unhealthy, Unmanaged, UnservedSocket,
-    WaitingSeat, WorkerFailure, WorkerHealth, WorkerId, WorkerState, WorkerStats, WorkerStatus,
+    WaitingSeat, WorkerData, WorkerFailure, WorkerHealth, WorkerId, WorkerState, WorkerStats,
+    WorkerStatus,
 };

@@ -14,6 +14,7 @@ use super::configuration::{
     settings,
 };
 use super::error::MasterError;
+use super::fleet::{FleetNews, FleetThread};
 use super::handover::give::{Handover, HandoverSource};
 use super::health::{self, CheckResult, HealthMonitor};
 use super::operators::handle::{Handle, Order};
@@ -23,13 +24,13 @@ use super::startup::adoption_hint::AdoptionHint;
 use super::startup::orphans::Orphans;
 use super::startup::signals::Signals;
 use super::workers::{
-    self, ExitedWorker, Life, LinkEvent, LinkNews, RemainsNews, SpawnOutcome, Started, Workers,
-    count_sockets,
+    self, Askers, ExitedWorker, Life, LinkEvent, LinkNews, RemainsNews, SpawnOutcome, Started,
+    Workers, count_sockets,
 };
 use crate::config::{Config, EndedBy};
 use crate::control::{self, Responder, StartNoteFile};
 use crate::plan::{Route, Seat};
-use crate::process;
+use crate::process::{self, ProcessError};
 use crate::protocol::{
     ClientAddress, Command, CommandRequest, Event, Orphan, OrphansEnded, Outcome, Progress,
     Refusal, Request, WorkerFailure, WorkerId, WorkerState, changes_text,
@@ -45,12 +46,15 @@ const SLOW: Duration = Duration::from_millis(10);
 /// The process manager of one cluster, with its rules. See [`crate::master`].
 pub struct Master {
     configuration: Configuration,
+    askers: Askers,
     clock: Clock,
     supervisor: Supervisor,
     rules: Rules,
     workers: Workers,
     health: HealthMonitor,
     operators: Operators,
+    /// `None`: the host serves alone.
+    fleet: Option<FleetThread>,
     /// Processes that look like workers of an earlier master, and could not be proven to be.
     orphans: Orphans,
     /// What an earlier master left to go on with, until this one runs.
@@ -89,9 +93,11 @@ pub(super) struct Subjects {
     pub(super) workers: Workers,
     pub(super) health: HealthMonitor,
     pub(super) operators: Operators,
+    pub(super) fleet: Option<FleetThread>,
     pub(super) orphans: Orphans,
     pub(super) handover: Option<Handover>,
     pub(super) configuration: Configuration,
+    pub(super) askers: Askers,
 }
 
 /// How a master came to its end.
@@ -122,6 +128,7 @@ enum Happened {
     ServiceTick,
     Orphans,
     Configuration(Box<ReadConfiguration>),
+    Fleet(FleetNews),
     Rules(rules::Task),
     Commits,
 }
@@ -142,6 +149,7 @@ impl Happened {
             Self::Workers(task) => task.kind(),
             Self::ServiceTick => "service tick",
             Self::Orphans => "orphans",
+            Self::Fleet(_) => "fleet",
             Self::Configuration(_) => "configuration",
             Self::Rules(_) => "rules",
             Self::Commits => "commits",
@@ -157,9 +165,10 @@ enum Leaving {
 
 impl Master {
     pub(super) fn new(supervisor: Supervisor, subjects: Subjects, adopted: Adopted) -> Self {
-        let Subjects { rules, workers, health, operators, orphans, handover, configuration } =
-            subjects;
+        let Subjects { rules, workers, health, operators, fleet, orphans, .. } = subjects;
+        let Subjects { handover, configuration, askers, .. } = subjects;
         Self {
+            askers,
             configuration,
             clock: Clock,
             supervisor,
@@ -167,6 +176,7 @@ impl Master {
             workers,
             health,
             operators,
+            fleet,
             orphans,
             adopted,
             handover,
@@ -301,8 +311,8 @@ impl Master {
         );
         let request = self.operators.begin_reconfigure(wanted);
         self.workers.await_configured(request, shares);
-        if wanted.is_by_configuration() {
-            self.configuration.starts(request);
+        if wanted.is_by_configuration() || renew == Some(Renewal::Requested) {
+            self.configuration.starts(request, reshares);
         }
         self.dispatch(Input::Configure { request, renew: renew.is_some(), reshares });
     }
@@ -317,15 +327,16 @@ impl Master {
     /// Nothing is lost when a branch is dropped: they wait, and take from channels; what they tell of is
     /// read by [`Self::handle_happened`].
     async fn next(&mut self) -> Result<Happened, MasterError> {
-        let Self { clock, supervisor, rules, workers, health, operators, orphans, .. } = self;
+        let Self { clock, supervisor, rules, workers, health, operators, fleet, orphans, .. } =
+            self;
         let configuration = &mut self.configuration;
         let ended = workers.take_ended(supervisor);
         if !ended.is_empty() {
             return Ok(Happened::Exited(ended));
         }
-        let is = |state| supervisor.workers().any(|worker| worker.state() == state);
-        let (are_starting, are_running) = (is(WorkerState::Starting), workers.is_running());
-        let (checked, messages, health_task) = health.wait(are_starting, are_running);
+        let now = clock.now();
+        let youngest = supervisor.workers().filter_map(|worker| worker.starting_for(now)).min();
+        let (checked, messages, health_task) = health.wait(youngest, workers.is_running());
         let shows_memory = operators.has_subscribers();
         let (life, link, workers_task) = workers.wait(supervisor, shows_memory, *clock);
         let (request, wanted, service_tick) = operators.wait();
@@ -347,6 +358,7 @@ impl Master {
             task = workers_task => Happened::Workers(task),
             () = service_tick => Happened::ServiceTick,
             () = clock.sleep_until(orphans.deadline()) => Happened::Orphans,
+            news = FleetThread::next(fleet) => Happened::Fleet(news),
             task = rules_task => Happened::Rules(task),
             ready = commits => {
                 ready.map_err(|source| MasterError::Watch { source })?;
@@ -425,6 +437,15 @@ impl Master {
                 input.into_iter().for_each(|input| self.take_measure(input));
             }
             Happened::Configuration(read) => self.take_configuration(*read),
+            Happened::Fleet(FleetNews::Event(event)) => self.operators.announce(event),
+            Happened::Fleet(FleetNews::SlotsGiven(stops)) => {
+                let input = |id| Input::Request(id, Command::Stop { now: false });
+                self.dispatch_all(stops.into_iter().map(input).collect());
+            }
+            Happened::Fleet(FleetNews::CountDue) => {
+                self.operators.want_count();
+                self.count_for_status();
+            }
             Happened::ServiceTick => self.operators.notify_service(),
             Happened::Orphans => self.orphans.kill_overdue(self.clock.now()),
             Happened::Rules(task) => {
@@ -470,6 +491,9 @@ impl Master {
             }
         }
         self.operators.observe(&self.supervisor);
+        if let Some(fleet) = &self.fleet {
+            fleet.observe(&self.supervisor, self.rules.serving());
+        }
         while let Some(before) = self.configuration.take_revert() {
             self.configure(&before);
             let configured = Box::new(configured(&before.config));
@@ -602,12 +626,17 @@ impl Master {
         };
         self.dispatch(input);
         if let Some(master) = master.filter(|_| self.operators.has_subscribers()) {
-            self.operators.announce(Event::Stats(self.supervisor.stats(master)));
+            let mut stats = self.supervisor.stats(master, self.clock.now());
+            self.workers.add_to_stats(&mut stats);
+            self.operators.announce(Event::Stats(stats));
         }
     }
 
     fn asked(&mut self, request: control::ReceivedRequest) {
-        let control::ReceivedRequest { request, responder, .. } = request;
+        let control::ReceivedRequest { request, responder, asker, .. } = request;
+        if let Err(refusal) = self.may_change(asker) {
+            return responder.finish(Err(refusal));
+        }
         match request {
             Request::Status => {
                 self.operators.ask_status(responder);
@@ -623,6 +652,29 @@ impl Master {
                 self.operators.add_subscriber(name, generation, responder);
             }
             Request::Logs(request) => self.workers.show_logs(request, responder),
+            Request::FleetExplain { address } => responder.finish(match &self.fleet {
+                None => Err(Refusal::NotInAFleet),
+                Some(fleet) => {
+                    let route = fleet.explain(address).map(Outcome::FleetExplained);
+                    route.ok_or(Refusal::FleetUnknown)
+                }
+            }),
+            Request::FleetDrain => responder.finish(match &mut self.fleet {
+                None => Err(Refusal::NotInAFleet),
+                Some(fleet) => {
+                    fleet.drain();
+                    fleet.observe(&self.supervisor, self.rules.serving());
+                    Ok(Outcome::FleetDraining(fleet.status()))
+                }
+            }),
+            Request::FleetJoin => responder.finish(match &mut self.fleet {
+                None => Err(Refusal::NotInAFleet),
+                Some(fleet) => {
+                    fleet.join();
+                    fleet.observe(&self.supervisor, self.rules.serving());
+                    Ok(Outcome::FleetJoining(fleet.status()))
+                }
+            }),
             Request::EndOrphans => {
                 let kill_at = self.clock.now().after(self.configuration.config().die_timeout());
                 let processes = self.orphans.terminate(kill_at);
@@ -642,6 +694,20 @@ impl Master {
         }
     }
 
+    /// Whether who asks for a change may have it.
+    fn may_change(
+        &self,
+        asker: Option<Result<process::PidFd, ProcessError>>,
+    ) -> Result<(), Refusal> {
+        match asker {
+            Some(asker) if !self.configuration.config().worker_commands() => {
+                let Self { askers, workers, supervisor, .. } = self;
+                askers.judge(asker, |session| workers.session_owner(session, supervisor))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn command(&mut self, request: CommandRequest, responder: Responder) {
         // Relative to what the cluster is to have when the request is taken up.
         let command = match request.command {
@@ -658,6 +724,13 @@ impl Master {
             return responder.finish(Err(Refusal::Configuration { reason }));
         }
         let id = self.operators.begin_request(request, responder);
+        if command == (Command::Stop { now: false })
+            && let Some(fleet) = &mut self.fleet
+            && fleet.gives_slots_away(id)
+        {
+            // Until then this host serves: the others send it new clients as long as it owns slots.
+            return fleet.observe(&self.supervisor, self.rules.serving());
+        }
         let reloads = matches!(command, Command::Reload { .. } | Command::Restart);
         if !reloads || self.configuration.read(Purpose::Reload(id, command)).is_err() {
             self.dispatch(Input::Request(id, command));
@@ -795,12 +868,18 @@ impl Master {
         workers.add_told(&mut status);
         report::add_processor(&mut status, &processor);
         status.configuration = configuration.status().clone();
+        if let Some(fleet) = &mut self.fleet {
+            let connections = status.workers.iter().filter_map(|worker| worker.connections);
+            fleet.counted(connections.map(u64::from).sum());
+            status.fleet = Some(fleet.status());
+        }
         operators.answer_status(&status);
         self.count_for_status();
     }
 
     /// Hands over to the process that asks, if that can be now.
-    async fn hand_over(&mut self, request: control::ReceivedRequest) -> Option<Leaving> {
+    async fn hand_over(&mut self, mut request: control::ReceivedRequest) -> Option<Leaving> {
+        let permitted = self.may_change(request.asker.take());
         let Some(handover) = &self.handover else {
             request.responder.finish(Err(Refusal::NoHandover));
             return None;
@@ -812,7 +891,7 @@ impl Master {
             workers: &self.workers,
             service: self.operators.service(),
         };
-        let pid = handover.give(request, &source, self.clock.now()).await?;
+        let pid = handover.give(request, permitted, &source, self.clock.now()).await?;
         Some(Leaving::HandedOver { pid })
     }
 
@@ -832,6 +911,9 @@ impl Master {
     /// The workers and the rules stay.
     async fn leave(mut self) -> Ended {
         self.operators.announce_leaving();
+        if let Some(fleet) = &self.fleet {
+            fleet.say_what_remains();
+        }
         self.workers.stop_hooks().await;
         self.workers.finish_output();
         self.operators.abort().await;
@@ -841,6 +923,9 @@ impl Master {
     /// No worker and no rule is left.
     async fn stop(mut self) -> Ended {
         self.operators.refuse_all();
+        if let Some(fleet) = self.fleet.take() {
+            fleet.stop().await;
+        }
         self.workers.stop_hooks().await;
         self.workers.reap_all(self.clock).await;
         self.workers.stop().await;

@@ -28,17 +28,32 @@ pub(super) struct Periodic {
     period: Duration,
     /// Made when it is first waited for: a timer belongs to a runtime.
     interval: Option<Interval>,
+    /// It was not done yet.
+    is_first: bool,
 }
 
 impl Periodic {
     pub(super) const fn every(period: Duration) -> Self {
-        Self { period, interval: None }
+        Self { period, interval: None, is_first: true }
+    }
+
+    /// From now on it is done this often. The next time is one such period from now if the period is another than
+    /// before, and as it was otherwise.
+    pub(super) fn set_period(&mut self, period: Duration) {
+        if std::mem::replace(&mut self.period, period) != period {
+            self.is_first = self.is_first && self.interval.is_none();
+            self.interval = None;
+        }
     }
 
     /// Waits until it is time.
     pub(super) async fn tick(&mut self) {
         let interval = self.interval.get_or_insert_with(|| {
-            let mut interval = time::interval(self.period);
+            let first = match std::mem::replace(&mut self.is_first, false) {
+                true => Duration::ZERO,
+                false => self.period,
+            };
+            let mut interval = time::interval_at(time::Instant::now() + first, self.period);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
         });
@@ -89,5 +104,21 @@ mod tests {
         }
         let longer = next_multiple(at(601), 8 * QUIET_INTERVAL);
         assert_eq!(next_multiple(longer.before(Duration::from_millis(1)), QUIET_INTERVAL), longer);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn another_period_holds_from_now_on() {
+        let began = time::Instant::now();
+        let mut often = Periodic::every(Duration::from_millis(10));
+        often.tick().await;
+        often.tick().await;
+        assert_eq!(began.elapsed().as_millis(), 10);
+        often.set_period(Duration::from_millis(40));
+        often.tick().await;
+        often.set_period(Duration::from_millis(40));
+        assert_eq!(began.elapsed().as_millis(), 50);
+        often.tick().await;
+        often.set_period(Duration::from_millis(10));
+        often.tick().await;
+        assert_eq!(began.elapsed().as_millis(), 100);
     }
 }

@@ -25,7 +25,7 @@ use crate::plan::fleet::{Fleet, MemberName, MemberState};
 use crate::sys::watch_readable;
 
 use super::clock;
-use super::thread::State;
+use super::thread::{State, tell};
 
 /// The file is looked at so often, whatever is told of it.
 const LOOK: Duration = Duration::from_secs(2);
@@ -47,12 +47,7 @@ pub(super) async fn run(
         changes.begin(&file.path);
         file.look();
         let health = file.health(&name, *local.borrow_and_update());
-        let found = State { fleet: file.fleet.clone(), health };
-        state.send_if_modified(|told| {
-            let differs = *told != found;
-            *told = found;
-            differs
-        });
+        tell(&state, State { fleet: file.fleet.clone(), health });
         tokio::select! {
             () = state.closed() => return,
             changed = local.changed() => if changed.is_err() { return },
@@ -99,7 +94,6 @@ impl MembersFile {
                 let revision = Revision(digest(&fleet));
                 let is_new = self.fleet.as_ref().is_none_or(|(_, known)| *known != revision);
                 if is_new {
-                    tracing::info!(file = %self.path.display(), members = fleet.members().len(), "fleet read");
                     self.fleet = Some((Arc::new(fleet), revision));
                 }
                 self.source = SourceState::Current;
@@ -129,7 +123,6 @@ impl MembersFile {
             SourceState::Away { reason: known, .. } if *known == reason => {}
             SourceState::Away { reason: known, .. } => *known = reason,
             source => {
-                tracing::warn!("the fleet stays as it was: {reason}");
                 *source = match self.fleet {
                     None => SourceState::Starting { reason: Some(reason) },
                     Some(_) => SourceState::Away { since: clock::now(), reason },

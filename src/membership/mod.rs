@@ -7,11 +7,22 @@
 //! | source | the list is | this host |
 //! |---|---|---|
 //! | [`Source::File`] | what somebody else writes there, as `ipcluster fleet plan` prints it | is in it or not; what it says with `tell` changes nothing there |
+//! | `Source::Etcd` | what the members publish there, each under a lease | publishes itself, as `tell` says, and takes part in writing the next fleet |
 
 mod clock;
 mod error;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod file;
+#[cfg(feature = "etcd")]
+mod member;
 mod thread;
 
 pub(crate) use error::MembershipError;
+#[cfg(all(feature = "etcd", feature = "internals"))]
+pub use etcd::fuzzing::read_store;
+#[cfg(feature = "etcd")]
+pub(crate) use etcd::{Endpoint, EtcdSettings, TlsFiles, User};
+#[cfg(feature = "etcd")]
+pub use member::{EtcdAccess, EtcdMember};
 pub(crate) use thread::{MembershipThread, Source, Update};

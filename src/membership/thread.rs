@@ -1,5 +1,6 @@
 //! The thread of a membership, and what the master has of it.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,9 +9,11 @@ use std::thread;
 use tokio::runtime;
 use tokio::sync::watch;
 
-use crate::fleet::{Health, LocalState, OwnState, Revision, SourceState};
-use crate::plan::fleet::{Fleet, MemberName};
+use crate::fleet::{Health, Instance, LocalState, OwnState, Revision, SourceState};
+use crate::plan::fleet::{Fleet, Member, MemberName};
 
+#[cfg(feature = "etcd")]
+use super::etcd::{self, EtcdSettings};
 use super::{MembershipError, file};
 
 /// Where the list of members comes from.
@@ -22,6 +25,9 @@ pub(crate) enum Source {
         /// This host's name in it.
         name: MemberName,
     },
+    /// etcd.
+    #[cfg(feature = "etcd")]
+    Etcd(Box<EtcdSettings>),
 }
 
 /// What has changed since the last one.
@@ -73,6 +79,10 @@ impl MembershipThread {
             Source::File { path, name } => {
                 runtime.block_on(file::run(path, name, state_sender, local_receiver));
             }
+            #[cfg(feature = "etcd")]
+            Source::Etcd(settings) => {
+                runtime.block_on(etcd::run(*settings, state_sender, local_receiver));
+            }
         };
         thread::Builder::new().name("fleet".to_owned()).spawn(run).map_err(failed)?;
         Ok(Self { state, local, told })
@@ -87,6 +97,18 @@ impl MembershipThread {
             }
             self.state.changed().await.ok()?;
         }
+    }
+
+    /// What is known now, without waiting. What [`Self::changed`] gives is not touched.
+    pub(crate) fn latest(&self) -> (Option<(Arc<Fleet>, Revision)>, Health) {
+        let State { fleet, health } = self.state.borrow().clone();
+        (fleet, health)
+    }
+
+    /// An instance for [`fleet::Settings`](crate::fleet::Settings): another one with each call.
+    pub(crate) fn new_instance() -> Instance {
+        // The keys of a hasher of the standard library are the system's random numbers.
+        Instance(RandomState::new().build_hasher().finish())
     }
 
     /// Says what this host's own cluster does. The last one counts.
@@ -112,6 +134,53 @@ impl MembershipThread {
             return Some(Update::Health(self.told.health.clone()));
         }
         None
+    }
+}
+
+/// Tells the master, if it differs from what was told, and the log what an operator would look for.
+pub(super) fn tell(state: &watch::Sender<State>, now: State) {
+    state.send_if_modified(|told| {
+        if *told == now {
+            return false;
+        }
+        log(told, &now);
+        *told = now;
+        true
+    });
+}
+
+fn log(before: &State, now: &State) {
+    if before.fleet != now.fleet
+        && let Some((fleet, revision)) = &now.fleet
+    {
+        let state = |member: &Member| format!("{} {:?}", member.name(), member.state());
+        let members: Vec<String> = fleet.members().iter().map(state).collect();
+        let members = members.join(", ").to_lowercase();
+        tracing::info!(%revision, members, "the fleet has changed");
+    }
+    if before.health.source != now.health.source {
+        match (&before.health.source, &now.health.source) {
+            // Why it is away may change with every try.
+            (SourceState::Away { .. }, SourceState::Away { .. }) => {}
+            (_, SourceState::Away { reason, .. }) => {
+                tracing::warn!(
+                    "the members of the fleet are not known any more, and it stays as it was: {reason}"
+                );
+            }
+            (_, SourceState::Starting { reason: Some(reason) }) => {
+                tracing::warn!("the members of the fleet are not known yet: {reason}");
+            }
+            (_, SourceState::Starting { reason: None }) => {}
+            (_, SourceState::Current) => tracing::info!("the members of the fleet are known"),
+        }
+    }
+    if before.health.own != now.health.own {
+        tracing::info!(state = ?now.health.own, "this host in the fleet");
+    }
+    for trouble in &now.health.troubles {
+        if !before.health.troubles.contains(trouble) {
+            tracing::warn!("fleet: {trouble}");
+        }
     }
 }
 

@@ -25,6 +25,8 @@ impl Errno {
     pub(crate) const EIO: Self = Self::of(Known::EIO);
     pub(crate) const EMLINK: Self = Self::of(Known::EMLINK);
     pub(crate) const EMSGSIZE: Self = Self::of(Known::EMSGSIZE);
+    pub(crate) const ENETDOWN: Self = Self::of(Known::ENETDOWN);
+    pub(crate) const ENODEV: Self = Self::of(Known::ENODEV);
     pub(crate) const ENOENT: Self = Self::of(Known::ENOENT);
     pub(crate) const ENOPROTOOPT: Self = Self::of(Known::ENOPROTOOPT);
     pub(crate) const ENOTDIR: Self = Self::of(Known::ENOTDIR);

@@ -50,6 +50,11 @@ impl Socket {
         Self::open_in(family, Groups::new_groups(&[group]))
     }
 
+    /// The same for several groups.
+    pub(crate) fn subscribe_to_all(family: NlFamily, groups: &[u32]) -> Result<Self, NetlinkError> {
+        Self::open_in(family, Groups::new_groups(groups))
+    }
+
     fn open_in(family: NlFamily, groups: Groups) -> Result<Self, NetlinkError> {
         let inner = NlSocket::connect(family, None, groups)
             .map_err(|source| NetlinkError::Socket { operation: SocketOperation::Open, source })?;
@@ -305,6 +310,29 @@ impl Socket {
                     return match message.kind {
                         frame::ERROR => Err(refusal(&message)),
                         kind => parse(kind, message.body),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Sends one request that is answered by an acknowledgement alone.
+    pub(crate) fn command(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &[u8],
+    ) -> Result<(), NetlinkError> {
+        let sequence = self.next_sequence();
+        self.send(&request(kind, flags | frame::ACK, sequence, body))?;
+        loop {
+            let datagram = self.receive()?.ok_or(NetlinkError::RepliesLost)?;
+            for message in Messages::new(datagram) {
+                let message = message?;
+                if message.sequence == sequence && message.kind == frame::ERROR {
+                    return match Acknowledgement::parse(&message)?.error {
+                        None => Ok(()),
+                        Some(errno) => Err(NetlinkError::Refused { errno }),
                     };
                 }
             }

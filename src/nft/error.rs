@@ -116,7 +116,8 @@ impl NftError {
             }
             Self::NoOwnership { .. } => "use `ownership` auto or shared",
             Self::NotUnderstood { .. } => {
-                "it was made by another version, or changed by hand; `ipcluster flush NAME` removes it"
+                "it was made by another version, or changed by hand, and serves as it is: start the version that \
+                 made it, also to `stop` the cluster; `ipcluster flush NAME` removes it and cuts its connections"
             }
             Self::Netlink { .. } => "`ipcluster check` says what this machine lacks",
             _ => return None,

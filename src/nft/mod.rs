@@ -26,6 +26,7 @@ mod error;
 #[cfg(any(test, feature = "internals"))]
 pub(crate) mod fake;
 mod firewall;
+pub(crate) mod fleet;
 pub(crate) mod foreign;
 #[cfg(any(test, feature = "internals"))]
 pub(crate) mod fuzzing;
@@ -36,11 +37,12 @@ mod watch;
 pub(crate) mod wire;
 
 pub use crate::netlink::{Errno, NetlinkError, SocketOperation};
-pub(crate) use conntrack::{Conntrack, ConntrackError, ConntrackUsage};
+pub(crate) use conntrack::{Conntrack, ConntrackError, ConntrackUsage, TcpEnds};
 pub use error::{Fault, NftError, NotUnderstood};
 #[cfg(test)]
 pub(crate) use fake::{Disturbance, Fake, Injection};
 pub use firewall::{Applied, Firewall, Protection};
+pub(crate) use fleet::{FleetFirewall, FleetRulesError};
 pub(crate) use foreign::{
     Certainty, FilterEffect, FilterHook, ForeignFilter, ForeignFound, ForeignNat, ForeignRules,
     Interface, LegacyDigests, TableFamily, TableOrigin, Traffic, UnreadLegacy,

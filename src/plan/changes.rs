@@ -18,6 +18,7 @@ pub(crate) struct PlanChanges {
     pub(crate) guard: bool,
     pub(crate) local_clients: bool,
     pub(crate) destination: bool,
+    pub(crate) port_lookup: bool,
 }
 
 impl Plan {
@@ -38,9 +39,10 @@ impl Plan {
                 && self.assignment != target.assignment,
             seat_count: self.seats.len() != target.seats.len(),
             admitting: self.admitting != target.admitting,
-            guard: self.guard() != target.guard() || self.guards_range() != target.guards_range(),
+            guard: self.guard() != target.guard() || !self.is_guarded_as(target),
             local_clients: self.local_clients != target.local_clients,
             destination: self.destination != target.destination,
+            port_lookup: self.port_lookup != target.port_lookup,
         })
     }
 

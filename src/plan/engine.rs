@@ -52,6 +52,18 @@ pub(crate) enum Destination {
     OfInterface,
 }
 
+/// How [`Engine::Redirect`] finds the worker port of a connection where a protocol has few public ports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum PortLookup {
+    /// By a rule for each public port. A map of a few elements costs a packet as much as two such rules, and
+    /// the kernel far more at a reload: it looks for each map among all others of the table by its name.
+    #[default]
+    ByRule,
+    /// By a map, as earlier releases had it for more than one public port. Such a plan is only read from the
+    /// kernel.
+    ByMap,
+}
+
 impl fmt::Display for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -254,6 +254,24 @@ impl Listeners {
         &self.public_ports
     }
 
+    /// The worker ports of a worker that serves these listeners, each with the protocols that it is for. If it
+    /// has another number of them, they are for others, and each may be for every protocol.
+    pub(crate) fn protocols_of(
+        &self,
+        worker_ports: &[Port],
+    ) -> impl Iterator<Item = (Protocol, Port)> + use<> {
+        let is_of_these = worker_ports.len() == self.public_ports.len();
+        let all = Protocol::ALL.into_iter().flat_map(|protocol| {
+            let services = self.services(protocol).iter();
+            let ports: Vec<Port> = match is_of_these {
+                true => services.filter_map(|it| worker_ports.get(it.place).copied()).collect(),
+                false => worker_ports.to_vec(),
+            };
+            ports.into_iter().map(move |port| (protocol, port))
+        });
+        all.collect::<Vec<_>>().into_iter()
+    }
+
     /// The distinct public ports of the listeners of one protocol, in the order of their numbers.
     pub fn services(&self, protocol: Protocol) -> &[Service] {
         match protocol {

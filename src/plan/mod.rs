@@ -60,8 +60,8 @@ mod tests;
 
 pub use assignment::{Assignment, Weights};
 pub(crate) use changes::PlanChanges;
-pub(crate) use engine::Destination;
 pub use engine::Engine;
+pub(crate) use engine::{Destination, PortLookup};
 pub use error::PlanError;
 pub use id::{ClusterName, Generation, InvalidPort, Port, Seat, Slot};
 pub use listener::{Listener, Listeners, Protocol, Service};

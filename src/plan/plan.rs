@@ -10,7 +10,7 @@ use super::partition::{hashed, hashed_connection};
 use super::port_set::PortSet;
 use super::{
     Assignment, ClusterName, Destination, Engine, Generation, HashInput, Listeners, Partition,
-    PlanError, Port, Seat, Slot, Weights,
+    PlanError, Port, PortLookup, Seat, Slot, Weights,
 };
 
 /// A live worker as the rules see it: its generation, and one worker port for each public port.
@@ -47,6 +47,7 @@ pub struct Plan {
     pub(super) guard: Option<Guard>,
     pub(super) local_clients: bool,
     pub(super) destination: Destination,
+    pub(super) port_lookup: PortLookup,
 }
 
 /// Where a client's new connections go.
@@ -89,6 +90,7 @@ impl Plan {
             guard: None,
             local_clients: false,
             destination: Destination::Dialled,
+            port_lookup: PortLookup::ByRule,
         })
     }
 
@@ -119,6 +121,7 @@ impl Plan {
             guard: None,
             local_clients: false,
             destination: Destination::Dialled,
+            port_lookup: PortLookup::ByRule,
         };
         plan.check_slots()?;
         plan.check_all_ports()?;
@@ -278,6 +281,16 @@ impl Plan {
     /// To which addresses translated connections go.
     pub(crate) fn destination(&self) -> Destination {
         self.destination
+    }
+
+    /// Has the worker ports of few public ports found in this way.
+    pub(crate) fn set_port_lookup(&mut self, lookup: PortLookup) {
+        self.port_lookup = lookup;
+    }
+
+    /// How the worker ports of few public ports are found.
+    pub(crate) fn port_lookup(&self) -> PortLookup {
+        self.port_lookup
     }
 
     /// Opens the listeners, or closes them: then new connections reach the host itself, which

@@ -1,9 +1,9 @@
 //! The ends of many processes, seen at once.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use tokio::io::unix::AsyncFd;
 
@@ -14,7 +14,7 @@ use crate::sys;
 
 /// Waits for the ends of many processes by one epoll instance of their pidfds.
 ///
-/// Whoever looks ([`Self::take`]) gets all that have ended so far, by one system call, whatever else the
+/// Whoever looks ([`Self::take`]) gets all that have ended so far, whatever else the
 /// runtime has to do: were each waited for by a task of its own, an end would be known only when that task
 /// had its turn among all the others. The time that a look takes does not grow with the number of processes
 /// that run.
@@ -25,8 +25,8 @@ pub(crate) struct Exits {
     readable: Option<AsyncFd<Arc<OwnedFd>>>,
 }
 
-/// The most that one look takes.
-const AT_ONCE: usize = 1024;
+/// The most that one system call of a look takes: they are kept on the stack.
+const AT_ONCE: usize = 64;
 
 impl Exits {
     /// # Errors
@@ -53,11 +53,20 @@ impl Exits {
     /// None that is known.
     pub(crate) fn take(&self) -> Result<Vec<u64>, ProcessError> {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut events: Vec<epoll::Event> = Vec::with_capacity(AT_ONCE);
+        // Takes no memory while nobody has ended: the loop looks before each event.
+        let mut ended = Vec::new();
         loop {
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&NOW)) {
-                Ok(_) => return Ok(events.iter().map(|event| event.data.u64()).collect()),
+            let mut events = [const { MaybeUninit::uninit() }; AT_ONCE];
+            match epoll::wait(&self.epoll, &mut events[..], Some(&NOW)) {
+                Ok((told, _)) => {
+                    ended.extend(told.iter().map(|event| event.data.u64()));
+                    if told.len() < AT_ONCE {
+                        return Ok(ended);
+                    }
+                }
                 Err(rustix::io::Errno::INTR) => {}
+                // Each end is told once: what was taken is not to be lost.
+                Err(_) if !ended.is_empty() => return Ok(ended),
                 Err(errno) => return Err(failed(errno)),
             }
         }
@@ -141,5 +150,23 @@ mod tests {
         end(&mut child);
         exits.add(&pidfd, 7).unwrap();
         assert_eq!(exits.wait().await.unwrap(), [7]);
+    }
+
+    #[test]
+    fn more_ends_than_one_system_call_tells_are_taken_at_one_look() {
+        let exits = Exits::new().unwrap();
+        let (mut child, pidfd) = sleeping();
+        // Descriptors of one process are watched each on its own.
+        let copies: Vec<PidFd> =
+            (0..2 * AT_ONCE + 1).map(|_| PidFd::open(child.id()).unwrap()).collect();
+        for (number, copy) in copies.iter().enumerate() {
+            exits.add(copy, number as u64).unwrap();
+        }
+        end(&mut child);
+        assert!(pidfd.has_exited().unwrap());
+        let mut ended = exits.take().unwrap();
+        ended.sort_unstable();
+        assert_eq!(ended, (0..copies.len() as u64).collect::<Vec<_>>());
+        assert_eq!(exits.take().unwrap(), [0_u64; 0]);
     }
 }

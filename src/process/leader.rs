@@ -12,6 +12,7 @@ use procfs::FromBufRead;
 
 use super::child::Child;
 use super::error::{ProcessError, ProcessOperation, errno_of};
+use super::identity::ProcessIdentity;
 use super::impersonation::with_ids_of;
 use super::listening::HeldSocket;
 use super::output::NAME_PREFIX;
@@ -154,6 +155,14 @@ impl Leader {
         self.pidfd.pid()
     }
 
+    /// Which process it is, for a program that comes later.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub(crate) fn identity(&self) -> Result<ProcessIdentity, ProcessError> {
+        ProcessIdentity::new(self.pid(), self.start_ticks)
+    }
+
     /// The value of a variable of its environment, if that is text.
     pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(OsStr::new(name))?.to_str()
@@ -164,6 +173,19 @@ impl Leader {
         let link = format!("/proc/{}/cwd", self.pid());
         // A name of a directory that was removed says so (`d_path`), and leads nowhere.
         with_ids_of(self.pid(), || fs::read_link(link).ok().filter(|path| path.is_dir()))
+    }
+
+    /// The last argument that it was started with, if that is text; `None` if it has overwritten its arguments, or
+    /// has ended.
+    pub(crate) fn last_argument(&self) -> Option<String> {
+        let path = format!("/proc/{}/cmdline", self.pid());
+        let mut bytes = with_ids_of(self.pid(), || fs::read(path)).ok()?;
+        // The number is of the same process still, if that has not ended by now.
+        if self.pidfd.has_exited().ok()? || bytes.pop()? != 0 {
+            return None;
+        }
+        let last = bytes.rsplit(|byte| *byte == 0).next()?;
+        String::from_utf8(last.to_vec()).ok()
     }
 
     /// Copies of those of these sockets that it has: see [`HeldSocket::of_process`]. A process of another user can be copied from only with

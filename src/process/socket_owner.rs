@@ -74,6 +74,15 @@ impl ListenTable {
         self.sockets.iter().filter(is_it).map(|(_, socket)| socket)
     }
 
+    /// The inodes of all of them, by transport and port.
+    pub(crate) fn inodes_by_port(&self) -> BTreeMap<(Transport, u16), Vec<u32>> {
+        let mut by_port: BTreeMap<_, Vec<u32>> = BTreeMap::new();
+        for (transport, socket) in &self.sockets {
+            by_port.entry((*transport, socket.port)).or_default().push(socket.inode);
+        }
+        by_port
+    }
+
     /// The TCP sockets that listen.
     pub(crate) fn tcp_sockets(&self) -> impl Iterator<Item = &ListenSocket> {
         self.sockets.iter().filter(|(of, _)| *of == Transport::Tcp).map(|(_, socket)| socket)

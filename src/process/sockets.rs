@@ -170,6 +170,25 @@ impl Sockets {
         Ok(found.into_iter().filter(|it| ports.contains(&it.port)).collect())
     }
 
+    /// Both ends of the connections of these local ports that neither side has begun to close. Costs what
+    /// [`Self::connection_counts`] does.
+    ///
+    /// # Errors
+    /// [`ProcessError::Sockets`].
+    pub(crate) fn established(
+        &mut self,
+        ports: &BTreeSet<u16>,
+    ) -> Result<Vec<(SocketAddr, SocketAddr)>, ProcessError> {
+        let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(vec![]) };
+        let found =
+            self.dump(IPPROTO_TCP, StateFlags::ESTABLISHED, &(*first..=*last), |header, _| {
+                let id = &header.socket_id;
+                let local = SocketAddr::new(id.source_address.to_canonical(), id.source_port);
+                (local, peer_of(&header))
+            })?;
+        Ok(found.into_iter().filter(|(local, _)| ports.contains(&local.port())).collect())
+    }
+
     /// The sockets of processes on these local ports, TCP and UDP, whatever their state.
     ///
     /// # Errors

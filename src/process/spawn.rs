@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::event::EventfdFlags;
 
@@ -61,6 +61,28 @@ pub(crate) struct Spawn {
     pub nice: i32,
 }
 
+/// Where a new process tells its number, which is that of its session, before it becomes the program: so it is
+/// known before the program can do anything.
+#[derive(Debug)]
+pub(crate) struct Announcement {
+    event: Arc<OwnedFd>,
+    number: OnceLock<u32>,
+}
+
+impl Announcement {
+    /// The number; `None` until the process has told it. Does not wait.
+    pub(crate) fn number(&self) -> Option<u32> {
+        if let Some(number) = self.number.get() {
+            return Some(*number);
+        }
+        let mut count = [0; 8];
+        // Not readable: nothing was told.
+        rustix::io::read(&self.event, &mut count).ok()?;
+        let told = u32::try_from(u64::from_ne_bytes(count)).ok().filter(|number| *number > 0)?;
+        Some(*self.number.get_or_init(|| told))
+    }
+}
+
 impl Spawn {
     /// Starts the program. Returns when it has become the program, or could not.
     ///
@@ -84,11 +106,21 @@ impl Spawn {
         passed: &[PassedSocket<'_>],
         output: &Output,
     ) -> Result<Child, ProcessError> {
+        self.start_announced(passed, output, None)
+    }
+
+    /// As [`Self::start_with`], of a process that tells its number here.
+    pub(crate) fn start_announced(
+        &self,
+        passed: &[PassedSocket<'_>],
+        output: &Output,
+        announcement: Option<&Announcement>,
+    ) -> Result<Child, ProcessError> {
         self.check()?;
         sys::keep_exit_statuses().map_err(|errno| {
             self.prepare_error(ProcessOperation::ResetSignals, Errno::of(errno))
         })?;
-        let progress = self.progress()?;
+        let progress = self.counter()?;
         let mut command = Command::new(self.file());
         command
             .arg0(&self.program)
@@ -116,6 +148,7 @@ impl Spawn {
             limits: limits.into_iter().map(ResourceLimit::to_set).collect(),
             umask: self.umask,
             nice,
+            announces: announcement.map(|it| Arc::clone(&it.event)),
         };
         sys::prepare_child(&mut command, setup, Arc::clone(&progress));
         // Keeps a number free for the pidfd: a child without one would have to be ended again.
@@ -169,8 +202,16 @@ impl Spawn {
         Err(ProcessError::ZeroByte { program: self.program(), what })
     }
 
-    /// A counter that the child adds to at each [`Step`].
-    fn progress(&self) -> Result<Arc<OwnedFd>, ProcessError> {
+    /// Where the process of [`Self::start_announced`] is to tell its number.
+    ///
+    /// # Errors
+    /// [`ProcessError::Fork`]: no descriptor is to be had.
+    pub(crate) fn announcement(&self) -> Result<Announcement, ProcessError> {
+        Ok(Announcement { event: self.counter()?, number: OnceLock::new() })
+    }
+
+    /// A counter that the child adds to.
+    fn counter(&self) -> Result<Arc<OwnedFd>, ProcessError> {
         rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map(Arc::new)
             .map_err(|errno| self.fork_error(errno_from(errno)))

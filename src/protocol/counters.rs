@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ReplaceReasonKind;
+use crate::plan::{Generation, Seat};
 
 /// How long the transactions took that put plans in force, as a histogram.
 ///
@@ -123,6 +124,18 @@ impl Retirements {
             ReplaceReasonKind::Age => &mut self.age,
         }
     }
+}
+
+/// How many connections the rules have led to a seat while workers of one generation held it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SeatConnections {
+    /// The seat.
+    pub seat: Seat,
+    /// The generation; `None` for what was counted before any generation that is known.
+    pub generation: Option<Generation>,
+    /// How many, since the seat is there: repairs, reloads and masters take nothing away.
+    pub connections: u64,
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@ use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::event_record::WORKERS_LIMIT;
-use super::{Exit, Finding, RuleWriter, Stats, Unhealthy, WorkerFailure, WorkerId, WorkerState};
+use super::{
+    Exit, Finding, RuleWriter, Stats, Unhealthy, WorkerData, WorkerFailure, WorkerId, WorkerState,
+    counted,
+};
 use crate::plan::{ClusterName, Generation, Seat};
 
 /// Something that happened to the cluster. Its `Display` is a line for the log, without the time; its
@@ -148,6 +151,10 @@ pub enum Event {
         /// Why.
         #[serde(flatten)]
         cause: ReplaceReason,
+        /// The reason that the worker gave, if it has asked for it itself and gave one.
+        reason: Option<String>,
+        /// What it told about that.
+        details: Option<WorkerData>,
     },
     /// More live workers are to be replaced than may be at a time. They serve on.
     RetirementsHeldBack {
@@ -277,6 +284,14 @@ pub enum Event {
         #[serde(serialize_with = "seconds")]
         took: Duration,
     },
+    /// For the first time since this master began, or this generation, every seat has a worker in force.
+    #[serde(rename = "all_bands_ready")]
+    AllReady {
+        /// The generation.
+        generation: Generation,
+        /// The seats.
+        seats: usize,
+    },
     /// What a rollout has put in force is on probation; the workers before it are kept able to serve.
     #[serde(rename = "on_probation")]
     ProbationBegan {
@@ -366,6 +381,27 @@ pub enum Event {
     FindingAppeared(Finding),
     /// It does so no more.
     FindingGone(Finding),
+    /// The rules of this host in its fleet are those of this list of members.
+    FleetInForce {
+        /// The revision of the list. Hosts with the same one have the same list.
+        revision: u64,
+        /// How many members there are.
+        members: usize,
+        /// How many slots this host owns.
+        owned: usize,
+        /// Of so many.
+        slots: usize,
+    },
+    /// Something keeps the fleet from being what it should be.
+    FleetTrouble {
+        /// What, for display.
+        reason: String,
+    },
+    /// It does so no more.
+    FleetTroubleGone {
+        /// What it was, for display.
+        reason: String,
+    },
     /// The kernel did not take a plan.
     CommitFailed {
         /// The error, for display.
@@ -506,7 +542,7 @@ impl fmt::Display for ReplaceReason {
             Self::Memory { rss } => write!(f, "its memory usage is {}", Mebibytes(*rss)),
             Self::Lag { lag } => write!(f, "its event loop lag is {lag:.0?}"),
             Self::Connections { connections } => {
-                write!(f, "it has had {connections} connections")
+                write!(f, "it has had {}", counted(*connections, "connection"))
             }
             Self::Age => f.write_str("it has reached its maximum age"),
         }
@@ -641,6 +677,9 @@ impl fmt::Display for Event {
                 f,
                 "seat {seat}: worker of generation {generation} is healthy again, after {silent:.1?}"
             ),
+            Self::NoneHealthy { workers: 1 } => {
+                f.write_str("the only worker is not healthy: it keeps its clients")
+            }
             Self::NoneHealthy { workers } => write!(
                 f,
                 "none of {workers} workers is healthy: all keep their clients, since no other \
@@ -683,8 +722,17 @@ impl fmt::Display for Event {
                     failure.seat
                 )
             }
-            Self::Leaving { seat, generation, cause, .. } => {
-                write!(f, "seat {seat}: worker of generation {generation} is replaced: {cause}")
+            Self::Leaving { seat, generation, cause, reason, details, .. } => {
+                write!(f, "seat {seat}: worker of generation {generation} is replaced: {cause}")?;
+                let reason = reason.as_deref().filter(|reason| !reason.is_empty());
+                reason.map_or(Ok(()), |reason| write!(f, ": {reason:?}"))?;
+                details.as_ref().map_or(Ok(()), |details| write!(f, " ({details})"))
+            }
+            Self::AllReady { generation, seats: 1 } => {
+                write!(f, "generation {generation}: the only seat has a worker in force")
+            }
+            Self::AllReady { generation, seats } => {
+                write!(f, "generation {generation}: all {seats} seats have a worker in force")
             }
             Self::RetirementsHeldBack { workers, rate, window } => {
                 write!(
@@ -740,18 +788,19 @@ impl fmt::Display for Event {
                 }
             }
             Self::DrainerStarted { seat, generation, connections } => {
-                write!(
-                    f,
-                    "seat {seat}: {connections} connections wait for a worker of generation "
-                )?;
+                let wait = if *connections == 1 { "waits" } else { "wait" };
+                let waiting = counted(*connections, "connection");
+                write!(f, "seat {seat}: {waiting} {wait} for a worker of generation ")?;
                 write!(f, "{generation} that has ended: a process is started to accept them")
             }
             Self::QueueLost { seat, generation, connections } => {
-                write!(f, "seat {seat}: {connections} connections that waited for a worker of ")?;
+                let waiting = counted(*connections, "connection");
+                let are = if *connections == 1 { "is" } else { "are" };
                 write!(
                     f,
-                    "generation {generation} are reset: no process could be started to accept them"
-                )
+                    "seat {seat}: {waiting} that waited for a worker of generation {generation} {are} "
+                )?;
+                f.write_str("reset: no process could be started to accept them")
             }
             Self::InForce { generation, occupied, seats, took } => {
                 write!(
@@ -760,6 +809,13 @@ impl fmt::Display for Event {
                 )?;
                 write!(f, "swapped in {took:.1?}")
             }
+            Self::FleetInForce { revision, members, owned, slots } => write!(
+                f,
+                "fleet: revision {revision} in force: {}, {owned} of {slots} slots are this host's",
+                counted(*members, "member")
+            ),
+            Self::FleetTrouble { reason } => write!(f, "fleet: {reason}"),
+            Self::FleetTroubleGone { reason } => write!(f, "fleet: no more: {reason}"),
             Self::ProbationBegan { generation, before, probation } if generation == before => {
                 write!(f, "new workers of generation {generation} on probation for {probation:?}")
             }
@@ -783,7 +839,8 @@ impl fmt::Display for Event {
             }
             Self::CanaryInForce { generation, workers, slots, of } => write!(
                 f,
-                "generation {generation} on trial, {workers} workers on {slots} of {of} slots"
+                "generation {generation} on trial, {} on {slots} of {of} slots",
+                counted(*workers, "worker")
             ),
             Self::ForeignNatFound { rule } => {
                 write!(f, "foreign NAT rule takes precedence over our rules: {rule}")
@@ -827,7 +884,7 @@ impl fmt::Display for Event {
     }
 }
 
-fn seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(span.as_secs_f64())
 }
 

@@ -97,6 +97,12 @@ pub enum FindingKind {
     NoneArrive,
     /// One address has most of the connections of a seat.
     OneAddress,
+    /// An interface has addresses that do not fit a udp listener on all of them.
+    InterfaceAddresses,
+    /// A rule hands connections to a listener to a socket of another program (tproxy).
+    Diverted,
+    /// Connections of workers have no entry in connection tracking, and cannot go on without.
+    LostEntries,
 }
 
 impl Finding {
@@ -180,7 +186,7 @@ impl fmt::Display for FindingSeverity {
 
 impl FindingKind {
     /// All kinds, in the order of the metric.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::FilterDrops,
         Self::FilterBypassed,
         Self::FilterOpened,
@@ -197,6 +203,9 @@ impl FindingKind {
         Self::AdminPort,
         Self::NoneArrive,
         Self::OneAddress,
+        Self::InterfaceAddresses,
+        Self::Diverted,
+        Self::LostEntries,
     ];
 
     /// Its name, as in JSON.
@@ -218,7 +227,15 @@ impl FindingKind {
             Self::AdminPort => "admin_port",
             Self::NoneArrive => "none_arrive",
             Self::OneAddress => "one_address",
+            Self::InterfaceAddresses => "interface_addresses",
+            Self::Diverted => "diverted",
+            Self::LostEntries => "lost_entries",
         }
+    }
+
+    /// Whether it shows while connections come, and not by what there is on the host.
+    pub(crate) const fn is_seen_by_masters_alone(self) -> bool {
+        matches!(self, Self::NoneArrive | Self::OneAddress | Self::LostEntries)
     }
 }
 

@@ -9,6 +9,8 @@ mod error_reply;
 mod event;
 mod event_record;
 mod finding;
+mod fleet;
+mod generation_counts;
 mod log_line;
 mod outcome;
 mod probation;
@@ -28,19 +30,22 @@ mod timestamp;
 mod utc;
 mod worker;
 
+pub use crate::line_protocol::WorkerData;
 pub use client_address::ClientAddress;
 pub(crate) use columns::{Align, Columns};
 pub(crate) use configuration::changes_text;
 pub use configuration::{
     Applies, ConfigurationReport, ConfigurationStatus, SettingChange, SettingInForce,
 };
-pub use counters::{Restarts, Retirements, SwapTimes};
+pub use counters::{Restarts, Retirements, SeatConnections, SwapTimes};
 pub use error_reply::ErrorReply;
 pub use event::{EndReason, Event, MemoryOf, ReplaceReason, ReplaceReasonKind};
 pub(crate) use event_record::EventRecord;
 #[cfg(test)]
 pub(crate) use event_record::WORKERS_LIMIT;
 pub use finding::{Finding, FindingKind, FindingSeverity, FoundRule};
+pub use fleet::{FleetExplanation, FleetMemberStatus, FleetStatus, MemberAtAddresses};
+pub(crate) use generation_counts::GenerationCounts;
 pub use log_line::LogsShown;
 pub(crate) use log_line::{LogLine, LogsRequest};
 pub use outcome::{

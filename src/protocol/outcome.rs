@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigurationReport, Explanation, LogsShown, Status};
+use super::{ConfigurationReport, Explanation, FleetExplanation, FleetStatus, LogsShown, Status};
 use crate::plan::{Generation, Seat};
 
 /// The outcome of a request that was carried out.
@@ -30,6 +30,12 @@ pub enum Outcome {
     Status(Box<Status>),
     /// The outcome of `Request::Explain`.
     Explained(Explanation),
+    /// The outcome of `Request::FleetExplain`.
+    FleetExplained(FleetExplanation),
+    /// The outcome of `Request::FleetDrain`: it has begun.
+    FleetDraining(FleetStatus),
+    /// The outcome of `Request::FleetJoin`: it has begun.
+    FleetJoining(FleetStatus),
     /// The outcome of `Request::EndOrphans`.
     OrphansEnded(OrphansEnded),
     /// The outcome of `Request::Logs`, after the last line.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Rollout, WorkerFailure};
+use super::{Rollout, WorkerFailure, counted};
 use crate::plan::Generation;
 
 /// A probation under way, as [`Status`](super::Status) shows it: the workers of a rollout are in force and
@@ -62,7 +62,9 @@ impl ProbationFailure {
     /// What serves now, and what the lost workers printed last: one line.
     pub(super) fn hint(&self) -> String {
         let serving = match (self.serving, self.rollout) {
-            (Some(_), Rollout::Scale) => format!("the cluster has {} workers again", self.workers),
+            (Some(_), Rollout::Scale) => {
+                format!("the cluster has {} again", counted(self.workers, "worker"))
+            }
             (Some(generation), _) => format!("generation {generation} serves again"),
             (None, _) => format!(
                 "generation {} stays in force: no worker of the generation before could serve",
@@ -75,6 +77,7 @@ impl ProbationFailure {
                 let lines: Vec<&str> = lines.iter().map(|line| line.trim()).collect();
                 format!("{serving}; the failed worker printed: {}", lines.join(" | "))
             }
+            None if self.count == 1 => format!("{serving}; the failed worker printed nothing"),
             None => format!("{serving}; the failed workers printed nothing"),
         }
     }
@@ -154,6 +157,8 @@ mod tests {
              workers is healthy"
         );
         assert_eq!(hint, "the cluster has 2 workers again; the failed workers printed nothing");
+        let (_, hint) = told(ProbationFailure { count: 1, workers: 1, ..scale.clone() });
+        assert_eq!(hint, "the cluster has 1 worker again; the failed worker printed nothing");
         let (_, hint) = told(ProbationFailure { serving: None, ..scale });
         assert!(hint.starts_with("generation 2 stays in force: no worker of"), "{hint}");
     }

@@ -85,6 +85,12 @@ pub enum PortFaultKind {
         /// The user of its socket.
         uid: u32,
     },
+    /// The worker listens there, and another process does too: both have set `SO_REUSEPORT`, and the kernel
+    /// spreads the connections of the worker's clients over both.
+    Shared {
+        /// The user of the other socket.
+        uid: u32,
+    },
     /// The worker listens on a loopback address, to which clients of other hosts are never sent.
     LoopbackOnly {
         /// That address.
@@ -115,6 +121,12 @@ impl fmt::Display for PortFault {
                 f,
                 "does not listen on {port}, where a process of another session does (user {uid}): end \
                  that one, or choose other worker_ports"
+            ),
+            PortFaultKind::Shared { uid } => write!(
+                f,
+                "does not have {port} for itself: a process of another session listens there too (user \
+                 {uid}, SO_REUSEPORT), and gets some of its clients: end that one, or have it listen on its \
+                 own PORT"
             ),
             PortFaultKind::LoopbackOnly { address, needs_ipv6 } => {
                 let any = if *needs_ipv6 { "[::]" } else { "0.0.0.0" };
@@ -454,6 +466,11 @@ mod tests {
             (PortFaultKind::Ipv6Only { v6only: true }, "IPV6_V6ONLY, as with `uvicorn --host ::`"),
             (PortFaultKind::Ipv4Only, "takes IPv4 alone on 20000: it must listen on [::]"),
             (PortFaultKind::Taken { uid: 33 }, "a process of another session does (user 33)"),
+            (
+                PortFaultKind::Shared { uid: 33 },
+                "does not have 20000 for itself: a process of another session listens there too (user 33, \
+                 SO_REUSEPORT)",
+            ),
         ] {
             let text = fault(kind, 1, &[]);
             assert!(text.contains(expected), "{text}");

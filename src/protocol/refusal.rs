@@ -3,7 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{ErrorReply, Outcome, ProbationFailure, ReplaceReason, WorkerFailure, WorkerState};
+use super::{
+    ErrorReply, Outcome, ProbationFailure, ReplaceReason, WorkerFailure, WorkerState, counted,
+};
 use crate::plan::{Generation, PlanError, Seat};
 
 /// Why a request was refused, or given up. What was in force stays in force; only for
@@ -143,7 +145,7 @@ pub enum Refusal {
         failure: ReleaseFailure,
     },
     /// The kernel did not take the plan, repeatedly. The new workers were ended.
-    #[error("the kernel rejected the new plan {failures} times: {reason}")]
+    #[error("the kernel rejected the new plan {}: {reason}", counted(*.failures, "time"))]
     Commit {
         /// The last error, for display.
         reason: String,
@@ -153,6 +155,25 @@ pub enum Refusal {
     /// The configuration does not allow the number of workers.
     #[error("{reason}")]
     Configuration {
+        /// Why, for display.
+        reason: String,
+    },
+    /// Who asks is a process of a worker.
+    #[error(
+        "process {pid} ({program}), which asks, comes from {}: workers may not command the cluster",
+        worker_text(*.seat)
+    )]
+    OfWorker {
+        /// Its number.
+        pid: u32,
+        /// The name of its program, at most 15 bytes.
+        program: String,
+        /// The seat of its worker; `None` if it has left everything that tells whose it is.
+        seat: Option<Seat>,
+    },
+    /// Nobody can tell which process asks.
+    #[error("cannot tell which process asks: {reason}")]
+    UnknownAsker {
         /// Why, for display.
         reason: String,
     },
@@ -189,6 +210,12 @@ pub enum Refusal {
     /// A handover is asked for by a master over the control socket, and by nobody else.
     #[error("takeover is only possible over the control socket")]
     NoHandover,
+    /// The host is a member of no fleet.
+    #[error("this cluster is in no fleet: its configuration has no fleet.name")]
+    NotInAFleet,
+    /// No list of the members has been read yet.
+    #[error("the members of the fleet are not known yet: `ipcluster fleet status` says why")]
+    FleetUnknown,
     /// The cluster was stopped before the request was carried out.
     #[error("the cluster is stopped")]
     Stopped,
@@ -258,7 +285,10 @@ impl Refusal {
             }
             Self::Leaving { .. } => "`ipcluster status` tells when it is retired",
             Self::Died { .. } => "its seat gets another worker in any case",
-            Self::Starting => "`ipcluster status` tells when workers are live",
+            Self::Starting => {
+                "`ipcluster status` tells what it waits for; `ipcluster reload` reads the file again and starts new \
+                 workers at once, without --share"
+            }
             Self::Unserved { .. } => "they succeed once a worker is ready",
             Self::ByConnection { .. } => {
                 "`ipcluster explain ADDRESS:PORT` names the worker of one of them"
@@ -267,6 +297,10 @@ impl Refusal {
                 "`ipcluster status` tells how many connections each worker has"
             }
             Self::TooManySubscribers { .. } => "end one of them",
+            Self::OfWorker { .. } => {
+                "ask from a shell outside of the workers; `worker_commands = true` lets workers do so"
+            }
+            Self::UnknownAsker { .. } => "ask again, from a process that waits for the answer",
             Self::HandedOver => "ask that one: `ipcluster status` shows what has come of it",
             _ => return None,
         };
@@ -284,6 +318,14 @@ impl From<&Refusal> for ErrorReply {
         };
         let message = text.lines().next().unwrap_or_default().to_owned();
         Self { message, hint: refusal.hint() }
+    }
+}
+
+/// Whose a process is.
+fn worker_text(seat: Option<Seat>) -> String {
+    match seat {
+        Some(seat) => format!("the worker of seat {seat}"),
+        None => "a worker".to_owned(),
     }
 }
 

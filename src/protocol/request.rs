@@ -29,6 +29,15 @@ pub(crate) enum Request {
     Logs(LogsRequest),
     /// The configuration in force, and what a reload would change of it.
     Configuration,
+    /// Which member of the fleet serves a client.
+    FleetExplain {
+        /// The client's address.
+        address: IpAddr,
+    },
+    /// This host gives the slots away that it owns in its fleet, and keeps its connections.
+    FleetDrain,
+    /// Takes that back: the host is to be a member as before.
+    FleetJoin,
     /// The end of the [orphans](super::Orphan) of the status.
     EndOrphans,
     /// The handover to the master that asks.
@@ -118,6 +127,9 @@ impl Request {
             Self::Events => "events",
             Self::Logs(_) => "logs",
             Self::Configuration => "configuration",
+            Self::FleetExplain { .. } => "fleet_explain",
+            Self::FleetDrain => "fleet_drain",
+            Self::FleetJoin => "fleet_join",
             Self::EndOrphans => "end_orphans",
             Self::Handover { .. } => "takeover",
             Self::Command(request) => request.command.name(),

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::{WorkerId, WorkerState};
+use super::event::seconds;
+use super::{WorkerData, WorkerId, WorkerState, counted};
 use crate::plan::{Generation, Seat};
 
 /// The workers and their memory, at one moment.
@@ -20,7 +22,7 @@ pub struct Stats {
 }
 
 /// One worker of a [`Stats`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WorkerStats {
     /// The worker.
@@ -36,14 +38,32 @@ pub struct WorkerStats {
     /// Its resident memory with all processes that it has started, in bytes; none if it is not
     /// known.
     pub memory: Option<u64>,
+    /// How long ago it was started.
+    #[serde(serialize_with = "seconds")]
+    pub uptime: Duration,
+    /// How far its event loop is behind, as it said last; `None` of one that says nothing of that.
+    #[serde(serialize_with = "optional_seconds")]
+    pub lag: Option<Duration>,
+    /// What its application says of itself (`app` in the protocol of workers).
+    pub app: Option<WorkerData>,
+}
+
+fn optional_seconds<S: Serializer>(
+    span: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match span {
+        Some(span) => seconds(span, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total =
             self.workers.iter().filter_map(|worker| worker.memory).fold(0, u64::saturating_add);
-        let count = self.workers.len();
-        write!(f, "{count} workers take {total} bytes of memory, the master {}", self.master)
+        let workers = counted(self.workers.len(), "worker");
+        write!(f, "{workers}: {total} bytes of memory; the master: {}", self.master)
     }
 }
 

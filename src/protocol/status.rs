@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ConfigurationStatus, Finding, Probation, ReplaceReasonKind, Restarts, Retirements, SwapTimes,
-    WorkerState,
+    ConfigurationStatus, Finding, FleetStatus, Probation, ReplaceReasonKind, Restarts, Retirements,
+    SeatConnections, SwapTimes, WorkerState,
 };
 use crate::plan::{
     ClusterName, Engine, Generation, HashInput, Listener, Partition, Port, Seat, Slot,
@@ -112,6 +112,10 @@ pub struct Status {
     /// How long the transactions of this master took.
     #[serde(default)]
     pub swaps: SwapTimes,
+    /// How many connections the rules have led to each seat for each of its last 8 generations. Not in JSON, which
+    /// is to stay short: [`WorkerStatus::connections_total`] is all of a seat.
+    #[serde(skip)]
+    pub connections: Vec<SeatConnections>,
     /// How often this master has replaced a worker that was lost.
     #[serde(default)]
     pub restarts: Restarts,
@@ -130,6 +134,9 @@ pub struct Status {
     /// What is to be known where no master runs, and [`Self::pid`] is 0; none: one runs.
     #[serde(default)]
     pub unmanaged: Option<Unmanaged>,
+    /// The fleet that this host is a member of; none if it serves alone.
+    #[serde(default)]
+    pub fleet: Option<FleetStatus>,
     /// All workers by seat, also those of older generations that have not ended yet.
     pub workers: Vec<WorkerStatus>,
 }

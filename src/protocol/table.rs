@@ -141,6 +141,12 @@ fn head(status: &Status) -> String {
             seats.join(", ")
         ));
     }
+    if let Some(fleet) = &status.fleet {
+        head.push_str(&format!("fleet      {}\n", fleet.summary()));
+        for trouble in &fleet.troubles {
+            head.push_str(&format!("trouble    fleet: {trouble}\n"));
+        }
+    }
     for foreign in &status.foreign_chains {
         head.push_str(&format!("foreign    {}\n", foreign_chain(foreign)));
     }
@@ -201,8 +207,8 @@ fn draining(status: &Status) -> Option<String> {
 }
 
 /// A number of things, in words.
-pub(crate) fn counted(count: u64, what: &str) -> String {
-    match count {
+pub(crate) fn counted(count: impl TryInto<u64>, what: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
         1 => format!("1 {what}"),
         many => format!("{many} {what}s"),
     }

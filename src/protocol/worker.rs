@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ReadinessFault;
 use super::event::as_text;
 
-use crate::plan::{Generation, PlanError, Seat};
+use crate::plan::{Generation, PlanError, Port, Seat};
 
 /// Names a worker; no two in the life of one cluster have the same, as long as its masters hand over to
 /// each other.
@@ -118,6 +118,14 @@ pub enum Unhealthy {
     Stopped,
     /// No process of its own listens on all its worker ports any more.
     NotListening,
+    /// A process of another session listens on one of its worker ports too, by `SO_REUSEPORT`, and gets some
+    /// of its clients.
+    SharedPort {
+        /// The worker port.
+        port: Port,
+        /// The user of the other socket.
+        uid: u32,
+    },
     /// Connections wait to be accepted, and none was for so long.
     Queue {
         /// The limit that is over.
@@ -148,6 +156,10 @@ impl fmt::Display for Unhealthy {
         match self {
             Self::Stopped => f.write_str("it is stopped by a signal"),
             Self::NotListening => f.write_str("it does not listen on all its ports any more"),
+            Self::SharedPort { port, uid } => write!(
+                f,
+                "a process of another session listens on its port {port} too (user {uid}, SO_REUSEPORT)"
+            ),
             Self::Queue { limit } => {
                 write!(f, "connections wait, and it has accepted none for {limit:?}")
             }

@@ -202,7 +202,7 @@ fn sets_in(rule: &Rule) -> impl Iterator<Item = SetName> + use<> {
         | Rule::Random { scope, map, .. }
         | Rule::Mask { scope, map, .. } => [scope.set(), Some(*map)],
         Rule::RedirectByMap { map, .. } | Rule::TranslateByMap { map, .. } => [None, Some(*map)],
-        Rule::Guard { .. } => [Some(SetName::Guarded), None],
+        Rule::Guard { set, .. } => [Some(*set), None],
         Rule::Established { ports: TcpPorts::Set } => [Some(SetName::Established), None],
         Rule::Redirect { .. }
         | Rule::Translate { .. }

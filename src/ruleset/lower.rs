@@ -6,7 +6,7 @@ use super::object::{
     Chain, ChainName, Comment, CounterName, Elements, Family, Rule, Ruleset, Scope, Set, SetName,
     TableName, TcpPorts,
 };
-use super::translation::translation_rules;
+use super::translation::{has_port_map, translation_rules};
 use crate::plan::{
     Destination, Engine, Listener, Occupant, Partition, Plan, PortRange, Protocol, Seat,
 };
@@ -14,7 +14,7 @@ use crate::plan::{
 /// All objects of a plan.
 pub fn lower(plan: &Plan) -> Ruleset {
     let mut sets = listener_sets(plan);
-    sets.extend(guard_set(plan));
+    sets.extend(guard_sets(plan));
     let slots = slot_maps(plan);
     let slot_names: Vec<SetName> = slots.iter().map(|map| map.name).collect();
     sets.extend(slots);
@@ -158,21 +158,18 @@ pub(super) fn survivors_map(plan: &Plan) -> Option<Set> {
     Some(Set::map(SetName::Survivors, Elements::Seats(survivors(plan)?)))
 }
 
-/// The maps from public to worker ports of a seat with a worker: one for each protocol that has
-/// several public ports.
+/// The maps from public to worker ports of a seat with a worker: one for each protocol that has many public
+/// ports.
 pub(super) fn port_maps(plan: &Plan, seat: Seat) -> impl Iterator<Item = Set> {
     Protocol::ALL.into_iter().filter_map(move |protocol| port_map(plan, seat, protocol))
 }
 
 fn port_map(plan: &Plan, seat: Seat, protocol: Protocol) -> Option<Set> {
-    if plan.engine() == Engine::Tproxy {
+    if !has_port_map(plan, protocol) {
         return None;
     }
     let occupant = plan.occupant(seat)?;
     let services = plan.listeners().services(protocol);
-    if services.len() < 2 {
-        return None;
-    }
     let ports = services.iter().map(|it| (it.port, occupant.ports[it.place])).collect();
     Some(Set::map(|digest| SetName::Ports(seat, protocol, digest), Elements::Ports(ports)))
 }
@@ -257,9 +254,9 @@ fn dispatch_rules(plan: &Plan, slots: &[SetName]) -> Vec<Rule> {
     scopes(plan).into_iter().filter_map(rule).collect()
 }
 
-/// The most listeners of one kind that have a rule each: two rules without a set cost a packet less
-/// than a lookup.
-const MOST_RULES: usize = 2;
+/// The most listeners of one kind, or public ports of a protocol, that have a rule each: two rules without a
+/// set cost a packet less than a lookup.
+pub(super) const MOST_RULES: usize = 2;
 
 /// The connections to our listeners, each part as a rule of its own takes it.
 fn scopes(plan: &Plan) -> Vec<Scope> {
@@ -280,17 +277,24 @@ fn scopes(plan: &Plan) -> Vec<Scope> {
     [(v4, false), (v6, false), (v6, true), (v4, true)].into_iter().flat_map(scopes).collect()
 }
 
-/// The set of the worker ports that other hosts cannot reach.
-pub(super) fn guard_set(plan: &Plan) -> Option<Set> {
-    has_guard_set(plan).then(|| Set {
-        name: SetName::Guarded,
-        elements: Elements::WorkerPorts(plan.guarded_ports()),
+/// The sets of the worker ports that other hosts cannot reach. One for each protocol, of ports alone, costs
+/// a packet less than one of protocols and ports: a lookup of 16 bits in a bitmap.
+fn guard_sets(plan: &Plan) -> impl Iterator<Item = Set> {
+    Protocol::ALL.into_iter().filter_map(|protocol| guard_set(plan, protocol))
+}
+
+/// The set of one protocol.
+pub(super) fn guard_set(plan: &Plan, protocol: Protocol) -> Option<Set> {
+    has_guard_set(plan, protocol).then(|| Set {
+        name: SetName::Guarded(protocol),
+        elements: Elements::WorkerPorts(plan.guarded_ports(protocol)),
     })
 }
 
 /// Whether the plan has that set.
-pub(super) fn has_guard_set(plan: &Plan) -> bool {
-    plan.guard().is_some() && !plan.guards_range()
+pub(super) fn has_guard_set(plan: &Plan, protocol: Protocol) -> bool {
+    let is_shared = plan.guards_for_all() && protocol != Protocol::Tcp;
+    plan.guard().is_some() && !plan.guards_range() && plan.guards_protocol(protocol) && !is_shared
 }
 
 /// The rules that drop what other hosts send to worker ports.
@@ -300,12 +304,12 @@ fn guard_rules(plan: &Plan) -> Vec<Rule> {
         let rule = |protocol| Rule::GuardRange { protocol, ports: range };
         return Protocol::ALL.into_iter().map(rule).collect();
     }
-    let mut protocols = Protocol::ALL.to_vec();
-    // Private ports are most often tcp, whatever the listeners are.
-    let is_needed =
-        |protocol| protocol == Protocol::Tcp || !plan.listeners().services(protocol).is_empty();
-    protocols.retain(|protocol| is_needed(*protocol));
-    protocols.into_iter().map(|protocol| Rule::Guard { protocol, range }).collect()
+    let protocols = Protocol::ALL.into_iter().filter(|protocol| plan.guards_protocol(*protocol));
+    let rules = protocols.map(|protocol| {
+        let of = if plan.guards_for_all() { Protocol::Tcp } else { protocol };
+        Rule::Guard { protocol, set: SetName::Guarded(of), range }
+    });
+    rules.collect()
 }
 
 /// The rules that make the answers of workers come from where their clients have written to.

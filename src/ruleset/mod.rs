@@ -35,17 +35,22 @@ mod translation;
 
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use fake_table::{FakeTable, TableError};
+pub(crate) use fleet::{
+    ClientAddress, FleetHook, FleetMap, FleetRule, FleetSet, FleetTable, FleetTableKind,
+    FleetTableName, MEMBERS, Mark, SECOND_CHANCE_PRIORITY, UNKNOWN_CHAIN, UNKNOWN_ERRORS_CHAIN,
+    errors_chain, lower_known_fleet, owners_chain,
+};
 pub use fleet::{DeviceName, FleetHost, FleetRuleset, lower_fleet};
 pub use lower::lower;
 pub(crate) use name::Name;
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use object::Digest;
-pub(crate) use object::PRIORITY_DSTNAT;
 pub(crate) use object::{
     BaseChain, Chain, ChainName, Comment, CounterName, Elements, Family, Hook, Rule, Scope, Set,
     SetName, TcpPorts, Translated,
 };
 pub use object::{CounterValue, Ruleset, TableName};
+pub(crate) use object::{PRIORITY_DSTNAT, PRIORITY_MANGLE};
 pub use raise::RaiseError;
 pub(crate) use raise::raise;
 pub(crate) use stale::Stale;

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::object::{ChainName, Comment, CounterName, Digest, Family, SetName};
-use crate::plan::Seat;
+use crate::plan::{Protocol, Seat};
 
 /// A short text: the name of an object of ours, or what a rule has for a comment.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,8 @@ impl From<SetName> for Name {
             SetName::Wildcards(Family::V4) => name.push(b"wildcards4"),
             SetName::Wildcards(Family::V6) => name.push(b"wildcards6"),
             SetName::Established => name.push(b"established"),
-            SetName::Guarded => name.push(b"guarded"),
+            SetName::Guarded(Protocol::Tcp) => name.push(b"guarded"),
+            SetName::Guarded(Protocol::Udp) => name.push(b"guarded_udp"),
             SetName::Slots(_) => name.push(b"slots"),
             SetName::MaskedSlots(Family::V4, _) => name.push(b"slots4"),
             SetName::MaskedSlots(Family::V6, _) => name.push(b"slots6"),
@@ -163,7 +164,7 @@ impl From<Comment> for Name {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Generation, Protocol};
+    use crate::plan::Generation;
 
     #[test]
     fn the_longest_of_each_kind_fit() {

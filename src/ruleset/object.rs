@@ -58,8 +58,8 @@ impl TableName {
     /// 3: no chain between the base chains and those of the seats, several slots by one key. Its guard
     /// was one of a range of ports ([`Rule::GuardRange`]) before it was one of the ports that workers hold
     /// ([`Rule::Guard`]), and all connections went to an address of the interface ([`Rule::Redirect`])
-    /// before they went to the one that was dialled ([`Rule::Translate`]): this version reads both, an
-    /// earlier one replaces a table that it does not understand.
+    /// before they went to the one that was dialled ([`Rule::Translate`]); and a seat had a map of ports for
+    /// two of a protocol before it had a rule for each: this version reads all of these, an earlier one replaces a table that it does not understand.
     pub const SCHEMA: u32 = 3;
 
     /// The comment of every table of ours: by it, not by its name, a table is known as ours. Ends
@@ -204,7 +204,7 @@ pub enum Hook {
 
 /// `NF_IP_PRI_RAW`: before connection tracking. `NF_IP_PRI_MANGLE`. `NF_IP_PRI_NAT_DST`.
 const PRIORITY_RAW: i32 = -300;
-const PRIORITY_MANGLE: i32 = -150;
+pub(crate) const PRIORITY_MANGLE: i32 = -150;
 pub(crate) const PRIORITY_DSTNAT: i32 = -100;
 
 impl ChainName {
@@ -269,9 +269,11 @@ pub enum SetName {
     Wildcards(Family),
     /// The public ports of tcp, whose established connections no rule is for: `established`.
     Established,
-    /// The worker ports that other hosts cannot reach: `guarded`. The one set that changes while it is in
-    /// use: a port comes or goes, and no lookup of another port notices.
-    Guarded,
+    /// The worker ports that other hosts cannot reach by this protocol: `guarded`, of tcp, and
+    /// `guarded_udp`. The sets that change while they are in use: a port comes or goes, and no lookup of
+    /// another port notices. Earlier releases had the first alone, for both protocols, so that a table
+    /// without udp is the same in all of them.
+    Guarded(Protocol),
     /// The hash partition: slot -> seat: `slots_9c1e07aa`.
     Slots(Digest),
     /// The mask partition: the low bits of the address -> seat: `slots4_9c1e07aa`.
@@ -291,7 +293,8 @@ impl SetName {
             "wildcards4" => return Some(Self::Wildcards(Family::V4)),
             "wildcards6" => return Some(Self::Wildcards(Family::V6)),
             "established" => return Some(Self::Established),
-            "guarded" => return Some(Self::Guarded),
+            "guarded" => return Some(Self::Guarded(Protocol::Tcp)),
+            "guarded_udp" => return Some(Self::Guarded(Protocol::Udp)),
             _ => {}
         }
         let (what, digest) = name.rsplit_once('_')?;
@@ -313,7 +316,7 @@ impl SetName {
     /// The digest of what a map of this name holds; `None` for the sets of listeners and of guarded ports.
     pub const fn digest(self) -> Option<Digest> {
         match self {
-            Self::Listeners(_) | Self::Wildcards(_) | Self::Established | Self::Guarded => None,
+            Self::Listeners(_) | Self::Wildcards(_) | Self::Established | Self::Guarded(_) => None,
             Self::Slots(digest)
             | Self::MaskedSlots(_, digest)
             | Self::Survivors(digest)
@@ -595,7 +598,7 @@ pub enum Rule {
         map: SetName,
     },
     /// `meta nfproto ipv4 tcp dport 80 counter name "seat_0" dnat ip to ip daddr:20000`: for a protocol
-    /// with a single public port. The address stays as the client has dialled it.
+    /// with few public ports, one for each. The address stays as the client has dialled it.
     ///
     /// `dnat to :20000`, without an address, would do the same for both families. But from Linux 5.14 to
     /// 5.18 the kernel takes such a rule and translates nothing by it (`nft_nat_inet_eval`, mended by
@@ -613,7 +616,7 @@ pub enum Rule {
         generation: Generation,
     },
     /// `meta nfproto ipv4 meta l4proto tcp counter name "seat_0" dnat ip to ip daddr:th dport map
-    /// @seat_0_tcp_9c1e07aa`: for one with several.
+    /// @seat_0_tcp_9c1e07aa`: for one with many.
     TranslateByMap {
         /// Which connections.
         connections: Translated,
@@ -625,7 +628,7 @@ pub enum Rule {
         generation: Generation,
     },
     /// `tcp dport 80 counter name "seat_0" redirect to :20000`: to an address of the interface, for a
-    /// protocol with a single public port.
+    /// protocol with few public ports.
     Redirect {
         /// The protocol.
         protocol: Protocol,
@@ -639,7 +642,7 @@ pub enum Rule {
         generation: Generation,
     },
     /// `meta l4proto tcp counter name "seat_0" redirect to :th dport map @seat_0_tcp_9c1e07aa`: for
-    /// one with several.
+    /// one with many.
     RedirectByMap {
         /// The protocol.
         protocol: Protocol,
@@ -715,7 +718,7 @@ pub enum Rule {
         generation: Generation,
     },
     /// `tcp flags syn / syn,ack tcp dport @guarded iif != "lo" fib daddr type != unicast drop`, or
-    /// `udp dport @guarded ...`. What most packets are not comes first: every one that comes to this
+    /// `udp dport @guarded_udp ...`. What most packets are not comes first: every one that comes to this
     /// host passes here. Of tcp only what begins a connection is dropped: an answer to a connection that
     /// this host began from such a port passes. An address of type unicast is another host's: what this
     /// host forwards is none of our business. Broadcast and multicast would reach a worker's udp socket,
@@ -723,6 +726,8 @@ pub enum Rule {
     Guard {
         /// The protocol.
         protocol: Protocol,
+        /// The set of the ports: in an earlier release, that of tcp for udp, too.
+        set: SetName,
         /// Where worker ports lie, kept as a comment.
         range: PortRange,
     },

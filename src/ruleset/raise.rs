@@ -11,7 +11,7 @@ use super::object::{
 use super::stale::surplus;
 use crate::plan::{
     Assignment, Destination, Engine, Generation, Listener, Listeners, Occupant, Partition, Plan,
-    PlanError, Port, Seat,
+    PlanError, Port, PortLookup, Protocol, Seat,
 };
 
 /// Why a table is none that this version lowers a plan to. It was made by another version, or
@@ -67,14 +67,22 @@ pub(crate) fn raise(ruleset: &Ruleset, expected: Option<&Listeners>) -> Result<P
     set_guard(&mut plan, ruleset)?;
     let tracked = as_tracked(&plan, ruleset);
     let found = tracked.as_ref().unwrap_or(ruleset);
-    for destination in [Destination::Dialled, Destination::OfInterface] {
+    for (destination, lookup) in TRANSLATIONS {
         plan.set_destination(destination);
+        plan.set_port_lookup(lookup);
         if surplus(&lower(&plan), found).is_some() {
             return Ok(plan);
         }
     }
     Err(RaiseError::Surplus)
 }
+
+/// How releases have translated connections, this one first.
+pub(super) const TRANSLATIONS: [(Destination, PortLookup); 3] = [
+    (Destination::Dialled, PortLookup::ByRule),
+    (Destination::Dialled, PortLookup::ByMap),
+    (Destination::OfInterface, PortLookup::ByMap),
+];
 
 /// The generation of the plan: that in the rules of its vacant seats, which are of no worker; without such a
 /// seat the latest of its workers.
@@ -326,10 +334,20 @@ fn set_guard(plan: &mut Plan, ruleset: &Ruleset) -> Result<(), RaiseError> {
     match rules_of(ruleset, ChainName::Guard) {
         None => {}
         Some([Rule::GuardRange { ports, .. }, ..]) => plan.set_guard_of_range(*ports)?,
-        Some([Rule::Guard { range, .. }, ..]) => {
-            plan.set_guard(Some(*range))?;
+        Some(rules @ [Rule::Guard { range, .. }, ..]) => {
+            // As earlier releases had it.
+            let is_shared = |rule: &Rule| {
+                let (udp, of_tcp) = (Protocol::Udp, SetName::Guarded(Protocol::Tcp));
+                matches!(rule, Rule::Guard { protocol, set, .. } if (*protocol, *set) == (udp, of_tcp))
+            };
+            match rules.iter().any(is_shared) {
+                true => plan.set_guard_for_all(*range)?,
+                false => plan.set_guard(Some(*range))?,
+            }
             let held = |set: &Set| match (set.name, &set.elements) {
-                (SetName::Guarded, Elements::WorkerPorts(ports)) => ports.clone(),
+                (SetName::Guarded(of), Elements::WorkerPorts(ports)) => {
+                    ports.iter().map(|port| (of, *port)).collect()
+                }
                 _ => vec![],
             };
             plan.guard_unseated(ruleset.sets.iter().flat_map(held));

@@ -284,11 +284,11 @@ impl Display for Rule {
             }
             Self::Drop { .. } => f.write_str("counter drop")?,
             Self::DropTracked { .. } => f.write_str("ct direction original counter drop")?,
-            Self::Guard { protocol, .. } => {
+            Self::Guard { protocol, set, .. } => {
                 if *protocol == Protocol::Tcp {
                     f.write_str("tcp flags syn / syn,ack ")?;
                 }
-                write!(f, "{protocol} dport @{} ", SetName::Guarded)?;
+                write!(f, "{protocol} dport @{set} ")?;
                 f.write_str("iif != \"lo\" fib daddr type != unicast drop")?;
             }
             Self::GuardRange { protocol, ports } => {

@@ -10,7 +10,7 @@ use super::lower::{
 use super::object::{Chain, ChainName, CounterName, CounterValue, Rule, Set, SetName, TableName};
 use super::stale::Stale;
 use super::translation::translates_alike;
-use crate::plan::{Engine, Partition, Plan, PlanChanges, PlanError, Port, Seat};
+use crate::plan::{Engine, Partition, Plan, PlanChanges, PlanError, Port, Protocol, Seat};
 
 /// One member of a transaction: a verb and an object of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,7 +217,7 @@ fn changed_seats(
     vacant_rules_change: bool,
 ) -> Vec<Seat> {
     let occupied_rules_change = target.engine() == Engine::Redirect
-        && (changes.destination || changes.local_clients)
+        && (changes.destination || changes.port_lookup || changes.local_clients)
         && !translates_alike(in_force, target);
     let mut others = in_force.changed_seats(target).peekable();
     let is_new = |seat: Seat| seat.index() >= in_force.seats().len();
@@ -247,7 +247,7 @@ struct Change<'a> {
     /// The maps of ports of `seats`, in that order.
     ports: Vec<SetName>,
     maps: Maps,
-    guard: Option<GuardSetChange>,
+    guard: Vec<(Protocol, GuardSetChange)>,
     guard_changes: bool,
     local_clients_change: bool,
     destination_changes: bool,
@@ -262,8 +262,9 @@ enum ChainChange {
     Deleted,
 }
 
-/// What becomes of the set of guarded ports. It alone changes while rules use it: a packet whose lookup
-/// misses a port just then is one that comes around the balancer, and meets what it met before.
+/// What becomes of the set of guarded ports of a protocol. Such sets alone change while rules use them: a
+/// packet whose lookup misses a port just then is one that comes around the balancer, and meets what it met
+/// before.
 enum GuardSetChange {
     Made(Set),
     Changed { removed: Vec<Port>, added: Vec<Port> },
@@ -271,31 +272,31 @@ enum GuardSetChange {
 }
 
 impl GuardSetChange {
-    fn between(in_force: &Plan, target: &Plan, seats: &[Seat]) -> Option<Self> {
-        match (has_guard_set(in_force), has_guard_set(target)) {
-            (false, _) => guard_set(target).map(Self::Made),
+    fn between(in_force: &Plan, target: &Plan, seats: &[Seat], protocol: Protocol) -> Option<Self> {
+        match (has_guard_set(in_force, protocol), has_guard_set(target, protocol)) {
+            (false, _) => guard_set(target, protocol).map(Self::Made),
             (true, false) => Some(Self::Deleted),
             (true, true) => {
-                let (removed, added) = in_force.guard_difference(target, seats);
+                let (removed, added) = in_force.guard_difference(target, seats, protocol);
                 Some(Self::Changed { removed, added })
             }
         }
     }
 
     /// Behind the removal of the rules that use a set which goes, before rules that use one which comes.
-    fn put(self, operations: &mut Vec<Operation>) {
-        const NAME: SetName = SetName::Guarded;
+    fn put(self, protocol: Protocol, operations: &mut Vec<Operation>) {
+        let name = SetName::Guarded(protocol);
         match self {
             Self::Made(set) => operations.push(Operation::AddSet(set)),
             Self::Changed { removed, added } => {
                 if !removed.is_empty() {
-                    operations.push(Operation::DeletePorts(NAME, removed));
+                    operations.push(Operation::DeletePorts(name, removed));
                 }
                 if !added.is_empty() {
-                    operations.push(Operation::AddPorts(NAME, added));
+                    operations.push(Operation::AddPorts(name, added));
                 }
             }
-            Self::Deleted => operations.push(Operation::DeleteSet(NAME)),
+            Self::Deleted => operations.push(Operation::DeleteSet(name)),
         }
     }
 }
@@ -381,7 +382,11 @@ impl<'a> Change<'a> {
         after.extend(seats.iter().flat_map(|seat| port_maps(target, *seat)));
         let ports = after[others..].iter().map(name).collect();
         let maps = Maps::new(before, after, stale)?;
-        let guard = GuardSetChange::between(in_force, target, &seats);
+        let guard_set = |protocol| {
+            let change = GuardSetChange::between(in_force, target, &seats, protocol)?;
+            Some((protocol, change))
+        };
+        let guard = Protocol::ALL.into_iter().filter_map(guard_set).collect();
         Some(Self {
             in_force,
             target,
@@ -413,8 +418,8 @@ impl<'a> Change<'a> {
         self.add_chains(&mut operations, &revived);
         self.flush_chains(&mut operations);
         operations.extend(std::mem::take(&mut self.maps.made).into_iter().map(Operation::AddSet));
-        if let Some(change) = self.guard.take() {
-            change.put(&mut operations);
+        for (protocol, change) in std::mem::take(&mut self.guard) {
+            change.put(protocol, &mut operations);
         }
         self.add_rules(&mut operations);
         self.delete_chains(&mut operations);
@@ -470,7 +475,9 @@ impl<'a> Change<'a> {
             ChainName::Output => {
                 was_open != is_open || ((entry_changes || self.destination_changes) && is_open)
             }
-            ChainName::Guard | ChainName::Replies => self.guard_changes,
+            ChainName::Guard => self.guard_changes,
+            // Where worker ports lie is all that it takes from the guard.
+            ChainName::Replies => self.in_force.guard() != self.target.guard(),
         }
     }
 

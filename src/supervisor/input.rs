@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Configured, Verification};
-use crate::plan::{Generation, Port, Seat};
+use crate::plan::{Generation, Port, Protocol, Seat};
 use crate::protocol::{
     Command, Exit, NotReady, ReadinessFault, ReleaseFailure, RuleWriter, Unhealthy, WorkerId,
 };
@@ -49,6 +49,14 @@ pub enum Input {
         worker: WorkerId,
         /// Its private ports.
         ports: Arc<[Port]>,
+    },
+    /// A worker was seen to have sockets on its worker ports by protocols that no listener of these ports has: all
+    /// such that it has now.
+    FurtherSockets {
+        /// The worker.
+        worker: WorkerId,
+        /// The protocols and ports.
+        ports: Arc<[(Protocol, Port)]>,
     },
     /// A worker that picks its ports itself has reported them, and sockets of its own listen there. It
     /// keeps them for as long as it runs.

@@ -102,7 +102,7 @@ impl Supervisor {
             before: None,
             home: None,
             last_generation: in_force.generation(),
-            configurations: Configurations::new(in_force.listeners(), settings.signals),
+            configurations: Configurations::new(&in_force, settings.signals),
             settings,
             phase: Phase::Starting(start),
             rollout: None,
@@ -213,6 +213,7 @@ impl Supervisor {
             }
             Input::Spawned { worker, pid, ports } => self.spawned(worker, pid, ports, now),
             Input::PrivatePorts { worker, ports } => self.hold_private_ports(worker, ports),
+            Input::FurtherSockets { worker, ports } => self.hold_further_sockets(worker, ports),
             Input::PortsReported { worker, ports } => self.ports_reported(worker, ports),
             Input::LinkOpened { worker, knows_retired } => self.link_opened(worker, knows_retired),
             Input::LinkClosed { worker } => self.link_closed(worker),
@@ -318,7 +319,7 @@ impl Supervisor {
 
     /// The workers as they are now, with what is known of their memory. `master` is that of the
     /// master, in bytes.
-    pub fn stats(&self, master: u64) -> Stats {
+    pub fn stats(&self, master: u64, now: Timestamp) -> Stats {
         let of = |worker: &Worker| WorkerStats {
             worker: worker.id,
             seat: worker.seat,
@@ -326,6 +327,9 @@ impl Supervisor {
             pid: worker.pid,
             state: worker.state(),
             memory: worker.rss,
+            uptime: now.since(worker.started),
+            lag: None,
+            app: None,
         };
         let mut workers: Vec<WorkerStats> = self.workers().map(of).collect();
         workers.sort_by_key(|worker| (worker.seat, worker.worker));

@@ -54,14 +54,22 @@ impl Supervisor {
         }
         let at_once = stop.at_once;
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
+        let mut drains = false;
         for id in ids {
             match self.workers[&id].stage {
                 Stage::Live { .. } | Stage::Retired(_) | Stage::Reactivating(_) if at_once => {
                     self.end(id, EndReason::StopNow, now);
                 }
-                Stage::Live { .. } => self.retire(id, now),
+                Stage::Live { .. } => {
+                    self.retire(id, now);
+                    drains = true;
+                }
                 _ => {}
             }
+        }
+        if drains {
+            // Who waits for the stop to begin alone waits for this: no worker may end for long.
+            self.report_stop_drains();
         }
     }
 
@@ -73,7 +81,10 @@ impl Supervisor {
     }
 
     pub(super) fn report_stop_drains(&mut self) {
-        self.report_stop_progress(&Progress::Draining { workers: self.workers.len() });
+        let workers = self.workers.len();
+        if workers > 0 {
+            self.report_stop_progress(&Progress::Draining { workers });
+        }
     }
 
     fn report_stop_progress(&mut self, step: &Progress) {

@@ -6,6 +6,8 @@
 mod datagram;
 #[cfg(any(feature = "lab", feature = "master", feature = "worker"))]
 mod inherited;
+#[cfg(all(test, feature = "firewall", target_os = "linux"))]
+mod loopback;
 #[cfg(all(any(feature = "firewall", feature = "lab"), target_os = "linux"))]
 mod netlink;
 #[cfg(all(feature = "master", target_os = "linux"))]

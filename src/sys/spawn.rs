@@ -80,6 +80,8 @@ pub(crate) struct Setup {
     pub(crate) umask: Option<u32>,
     /// Its nice value; that of this process without.
     pub(crate) nice: Option<i32>,
+    /// An eventfd to which its number is added, once it has a session.
+    pub(crate) announces: Option<Arc<OwnedFd>>,
 }
 
 /// A limit of a new process.
@@ -108,6 +110,7 @@ pub(crate) fn prepare_child(command: &mut Command, setup: Setup, progress: Arc<O
     let hook = move || {
         begin_step(progress.as_fd())?;
         nix::unistd::setsid()?;
+        setup.announce()?;
         begin_step(progress.as_fd())?;
         reset_signals()?;
         keep_standard_descriptors_only();
@@ -128,7 +131,7 @@ pub(crate) fn prepare_child(command: &mut Command, setup: Setup, progress: Arc<O
     };
     // SAFETY: between fork and exec of a process with threads, only async-signal-safe functions
     // may run, and no lock of another thread may be waited for. The hook makes bare system calls
-    // (write, setsid, rt_sigaction, rt_sigprocmask, close_range, prlimit64, setpriority, umask, prctl,
+    // (write, getpid, setsid, rt_sigaction, rt_sigprocmask, close_range, prlimit64, setpriority, umask, prctl,
     // setgroups, setresgid, setresuid, capset, chdir), through wrappers that neither allocate nor lock: those
     // that set ids are the kernel's own, for this thread, not the C library's, which would have all
     // threads of the process follow and takes a lock for that. The directory is a C string already,
@@ -138,6 +141,13 @@ pub(crate) fn prepare_child(command: &mut Command, setup: Setup, progress: Arc<O
 }
 
 impl Setup {
+    fn announce(&self) -> io::Result<()> {
+        if let Some(event) = &self.announces {
+            rustix::io::write(event, &u64::from(std::process::id()).to_ne_bytes())?;
+        }
+        Ok(())
+    }
+
     fn set_limits(&self) -> io::Result<()> {
         for LimitToSet { resource, soft, hard } in &self.limits {
             let maximum = hard.unwrap_or_else(|| getrlimit(*resource).maximum);

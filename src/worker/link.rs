@@ -234,7 +234,7 @@ impl Session {
                 }
                 Next::Request(reason) => {
                     let id = self.next_id();
-                    line.send(&FromWorker::AskRetire { id, reason }).await?;
+                    line.send(&FromWorker::AskRetire { id, reason, details: None }).await?;
                 }
                 Next::PingIsDue => {
                     ping_at = Instant::now() + PING_INTERVAL;
@@ -289,6 +289,7 @@ impl Session {
             too_busy: load.too_busy,
             lag: load.lag,
             is_retired: self.is_retired,
+            app: None,
         }
     }
 

@@ -28,8 +28,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("fleet", &["plan", "protocol", "simulation"]),      // protocol: points in time
     ("membership", &["config", "fleet", "plan", "protocol", "sys"]), // config: to read a file to so many MiB
     ("config", &["plan", "protocol"]),
-    ("control", &["line_protocol", "plan", "protocol", "sys"]), // sys: the groups of a peer
-    ("http", &["control", "plan", "protocol"]),                 // plan: the ids in the status
+    // process: which one asks; sys: the groups of a peer
+    ("control", &["line_protocol", "plan", "process", "protocol", "sys"]),
+    ("http", &["control", "plan", "protocol"]), // plan: the ids in the status
     ("process", &["netlink", "listen_fds", "sys"]),
     ("lab", &["netlink", "process"]),
     ("nft", &["netlink", "ruleset", "plan", "sys"]), // sys: how tables of iptables-legacy are read
@@ -53,6 +54,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "worker",
             "http",
+            "fleet",
+            "membership",
         ],
     ),
     (
@@ -82,6 +85,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "control",
             "line_protocol",
             "master",
+            "membership",
             "nft",
             "process",
             "protocol",
@@ -111,6 +115,8 @@ const SUBJECTS: &[(&str, &[&str])] = &[
         "startup",
         &["adoption", "error", "handover", "host", "operators", "privilege", "rules", "workers"],
     ),
+    // workers: a note to the next master.
+    ("fleet", &["error", "workers"]),
     ("configuration", &["background", "error", "startup", "waiting", "workers"]),
     ("actions", &["configuration", "operators", "rules", "workers"]),
     (
@@ -121,6 +127,7 @@ const SUBJECTS: &[(&str, &[&str])] = &[
             "configuration",
             "clock",
             "error",
+            "fleet",
             "handover",
             "health",
             "operators",
@@ -137,6 +144,7 @@ const SUBJECTS: &[(&str, &[&str])] = &[
             "clock",
             "configuration",
             "error",
+            "fleet",
             "handover",
             "health",
             "host",

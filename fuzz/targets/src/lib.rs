@@ -28,6 +28,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("proc", texts::proc_files),
     ("replies", replies::run),
     ("ruleset", ruleset::run),
+    ("store", texts::store),
 ];
 
 /// Runs the target of this name.

@@ -2,7 +2,7 @@
 //! panics, and what is read again after it was written is the same.
 
 use ipcluster::config::ConfigBuilder;
-use ipcluster::internals::texts;
+use ipcluster::internals::{membership, texts};
 
 /// A configuration. What is refused is refused with a message that says something.
 pub(crate) fn configuration(data: &[u8]) {
@@ -41,4 +41,9 @@ pub(crate) fn output(data: &[u8]) {
 /// A file of `/proc`.
 pub(crate) fn proc_files(data: &[u8]) {
     texts::read_proc_files(data);
+}
+
+/// What the store of a fleet says: answers of etcd's gateway, and values of members.
+pub(crate) fn store(data: &[u8]) {
+    membership::read_store(data);
 }

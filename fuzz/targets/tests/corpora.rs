@@ -20,7 +20,7 @@ macro_rules! targets {
     };
 }
 
-targets!(configuration control fleet notify offer output peer plan proc replies ruleset);
+targets!(configuration control fleet notify offer output peer plan proc replies ruleset store);
 
 #[test]
 fn every_target_is_replayed_and_can_be_fuzzed() {

@@ -89,7 +89,12 @@ fn config_status(cluster: &Cluster<'_>) -> serde_json::Value {
 
 fn refused(lab: &Lab) {
     let file = with_env(lab, 2, "\"FOO=one\"");
-    let mut cluster = Cluster::from_file(lab, &file).start(2);
+    let cluster = Cluster::from_file(lab, &file).argument("--http-listen");
+    let mut cluster = cluster.argument(super::metrics::ADDRESS).start(2);
+    let metric = |value: f64| {
+        super::metrics::wait_for(lab, "ipcluster_config_last_reload_successful", value);
+    };
+    metric(1.0);
     let before = cluster.status().pids();
     for (lines, said) in [
         ("workers = 2\nenv = [", "t.toml, line"),
@@ -108,6 +113,7 @@ fn refused(lab: &Lab) {
         let status = config_status(&cluster);
         assert_eq!(status["in_force"], false, "{status}");
         assert!(cluster.succeed("status", &[]).contains("config     not in force: not reloaded: "));
+        metric(0.0);
     }
     // New workers that do not get ready: all that was is again, also what applied at once.
     write(lab, PORT_80, "workers = 3\nenv = [\"GREETER_EXIT=1\"]\ntimeouts.drain = \"7min\"");
@@ -127,6 +133,7 @@ fn refused(lab: &Lab) {
     cluster.reload();
     cluster.wait_until_settled(3);
     assert_eq!(config_status(&cluster)["in_force"], true);
+    metric(1.0);
     cluster.succeed("stop", &[]);
 }
 

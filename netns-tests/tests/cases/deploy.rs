@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("run_replace_reload_starts_new_workers", renewed).with_both_engines(),
+        Case::new("a_takeover_that_has_to_wait_says_what_for", waits),
         Case::new("run_reload_goes_on_with_the_workers_of_before_if_new_ones_fail", not_renewed),
         Case::new("run_reload_keeps_the_number_of_workers_that_was_asked_for", scaled),
         Case::new("a_new_master_says_whose_workers_go_on", told),
@@ -48,6 +49,30 @@ fn renewed(lab: &Lab) {
     next.terminate_master();
 }
 
+fn waits(lab: &Lab) {
+    let go = lab.directory().join("go");
+    let script = format!("while [ ! -e {} ]; do sleep 0.02; done; exec \"$0\"", go.display());
+    let command: [OsString; 4] = ["sh".into(), "-c".into(), script.into(), greeter().into()];
+    let mut cluster = Cluster::new(lab, 2);
+    cluster.start_master(&command);
+    cluster.wait_for("two that start", |status| status.workers.len() == 2);
+    // A part of the clients, of workers that are not there.
+    let said = cluster.fail("reload", &["--share", "10%"]);
+    assert!(said.contains("is still starting") && said.contains("`ipcluster reload`"), "{said}");
+    let mut next = Cluster::new(lab, 2).argument("--replace");
+    next.start_master(&command);
+    wait_for_log(
+        &next,
+        "waiting until the master of cluster t can hand over, 10s at most: the cluster is still starting",
+    );
+    fs::write(&go, "").unwrap();
+    let mut old = cluster.take_master();
+    assert!(old.wait(Duration::from_secs(20)).success(), "{}", old.output());
+    next.wait_until_settled(2);
+    assert_eq!(next.log().matches("waiting until the master").count(), 1, "{}", next.log());
+    next.terminate_master();
+}
+
 fn not_renewed(lab: &Lab) {
     let mut cluster = Cluster::new(lab, 2).start_adjustable(2);
     let before = cluster.status();
@@ -61,6 +86,13 @@ fn not_renewed(lab: &Lab) {
     assert!(log.contains("the new release is broken"), "{log}");
     let after = next.wait_until_settled(2);
     assert_eq!((after.generation, after.pids()), (before.generation, before.pids()));
+    // Who looks is told that what the master was started for is not in force.
+    let status = next.succeed("status", &["--json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let configuration = &status["configuration"];
+    assert_eq!(configuration["in_force"], false, "{status}");
+    let reason = configuration["reason"].as_str().unwrap();
+    assert!(reason.starts_with("the workers of the earlier master serve: "), "{status}");
     // Whoever waits for it is told by its exit code.
     let mut master = next.take_master();
     master.signal(Signal::SIGTERM);
@@ -78,6 +110,9 @@ fn not_renewed(lab: &Lab) {
     next.set_greeters("");
     next.reload();
     next.wait_until_settled(2);
+    let status: serde_json::Value =
+        serde_json::from_str(&next.succeed("status", &["--json"])).unwrap();
+    assert_eq!(status["configuration"]["in_force"], true, "{status}");
     next.terminate_master();
 }
 

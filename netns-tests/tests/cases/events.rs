@@ -37,6 +37,15 @@ fn told(lab: &Lab) {
     cluster.wait_until_settled(2);
     let stats = wait_for(&events, "stats", 1);
     assert!(stats["master"].as_u64().unwrap() > 0, "{stats}");
+    let worker = &stats["workers"][0];
+    assert!(worker["uptime"].as_f64().unwrap() > 0.0, "{stats}");
+    // A greeter says nothing of itself.
+    assert!(worker["lag"].is_null() && worker["app"].is_null(), "{stats}");
+    // Plans with a worker in every seat have come into force since, of the same generation.
+    let ready = || all(&events).iter().filter(|it| it["event"] == "all_bands_ready").count();
+    assert_eq!(ready(), 1);
+    cluster.reload();
+    wait_for(&events, "all_bands_ready", 2);
     cluster.succeed("stop", &["--now"]);
     let status = events.wait(PATIENCE);
     assert!(status.success(), "{status}");

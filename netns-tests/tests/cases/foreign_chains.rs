@@ -6,6 +6,8 @@ use ipcluster::internals::nft::{Certainty, ForeignNat, ForeignRules};
 use ipcluster::plan::{Engine, Listener, Listeners};
 use netns_tests::{Case, Cluster, Lab, Need, engine, wait_until};
 
+use super::in_the_way::{check as found, is_reached, kinds as found_kinds};
+
 pub(crate) fn cases() -> Vec<Case> {
     let nft = |name, body| Case::new(name, body).needs(Need::Nft);
     vec![
@@ -15,6 +17,10 @@ pub(crate) fn cases() -> Vec<Case> {
         nft("what_is_found_is_what_happens", witness_of_the_kernel).with_both_engines(),
         nft("a_foreign_chain_is_reported_within_a_second", reported),
         nft("tables_of_a_fleet_are_ours", of_a_fleet),
+        nft("forwarding_by_others_is_named_where_it_decides", forwarded),
+        nft("a_rule_that_hands_connections_to_another_socket_is_named", diverted)
+            .needs(Need::Python)
+            .with_both_engines(),
         nft("of_chains_of_our_priority_the_newer_is_said_to_decide_and_does", same_priority),
     ]
 }
@@ -179,6 +185,110 @@ fn of_a_fleet(lab: &Lab) {
     assert!(said.contains("table ip ipcluster_fleet_web"), "a control: {said}");
 }
 
+/// As Docker publishes a port, and as a host forwards one: to a container, or to another host.
+fn forwarded(lab: &Lab) {
+    lab.server().set_sysctl("net.ipv4.ip_forward", "1").unwrap();
+    let publish = || {
+        for command in [
+            "-N DOCKER",
+            "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",
+            "-A DOCKER ! -i docker0 -p tcp -m tcp --dport 80 -j DNAT --to-destination 172.17.0.2:80",
+        ] {
+            let words: Vec<&str> = ["-t", "nat"].into_iter().chain(command.split(' ')).collect();
+            lab.witness().succeed("iptables-nft", &words, "");
+        }
+    };
+    let forward = || {
+        lab.witness().load(
+            "table ip forwards { chain pre { type nat hook prerouting priority dstnat; fib daddr type local tcp dport 80 dnat to 10.9.0.77:8080; }; }",
+        );
+    };
+    let remove = |table: &str| drop(lab.witness().nft(&["delete", "table", "ip", table], ""));
+    // What was there before comes too late.
+    publish();
+    forward();
+    let mut cluster = Cluster::on(lab, ["10.9.0.1:80".parse().unwrap()], 1).start(1);
+    let events = cluster.begin("events", &[]);
+    wait_until("the subscription", Duration::from_secs(20), || {
+        events.output().contains("subscribed")
+    });
+    assert!(is_reached(lab));
+    assert_eq!(found_kinds(&found(lab, &[])), ["nat_after"; 2], "{:?}", found(lab, &[]));
+    remove("nat");
+    remove("forwards");
+    // What comes later decides.
+    for (add, table, chain) in
+        [(&publish as &dyn Fn(), "nat", "PREROUTING"), (&forward, "forwards", "pre")]
+    {
+        add();
+        let status = cluster.wait_for(table, |status| !status.foreign_chains.is_empty());
+        let [one] = &status.foreign_chains[..] else { panic!("{status:?}") };
+        assert_eq!((&*one.table, &*one.chain), (table, chain));
+        assert!(one.certain && !is_reached(lab), "{one:?}");
+        let found = found(lab, &[]);
+        assert_eq!(found_kinds(&found), ["nat_before"], "{found:?}");
+        assert!(found[0].contains(table), "{found:?}");
+        wait_until("the event", Duration::from_secs(20), || {
+            let output = events.output();
+            output.lines().any(|it| it.contains("foreign_rule_found") && it.contains(table))
+        });
+        remove(table);
+        cluster.wait_for("it to go", |status| status.foreign_chains.is_empty());
+        assert!(is_reached(lab));
+    }
+}
+
+/// A server that others hand connections to, as a transparent proxy is.
+const TRANSPARENT: &str = "\
+import socket
+s = socket.socket()
+s.setsockopt(socket.SOL_IP, 19, 1)  # IP_TRANSPARENT
+s.bind(('0.0.0.0', 9)); s.listen()
+print('serves', flush=True)
+while True:
+    try: s.accept()[0].close()
+    except OSError: pass
+";
+
+/// Rules of others hand connections to another socket before the listener is looked at. Of two that do the last
+/// decides, so that with `tproxy` the one behind ours is in the way, and the one before is not.
+fn diverted(lab: &Lab) {
+    let mut command = std::process::Command::new("python3");
+    command.args(["-c", TRANSPARENT]);
+    let proxy = lab.start("proxy", command);
+    wait_until("the proxy", Duration::from_secs(20), || proxy.output().contains("serves"));
+    let cluster = Cluster::on(lab, ["10.9.0.1:80".parse().unwrap()], 1).start(1);
+    let seats = || {
+        let load = ipcluster::lab::Load::to(["10.9.0.1:80".parse().unwrap()])
+            .from(Lab::clients(2).into_iter().filter(std::net::IpAddr::is_ipv4))
+            .time_out(Duration::from_millis(500))
+            .connections(1);
+        load.start(lab.client()).unwrap().wait().failed() == 0
+    };
+    assert!(seats());
+    for (priority, is_in_the_way) in [(-151, engine() == Engine::Redirect), (-149, true)] {
+        lab.witness().load(&format!(
+            "table ip divert {{
+                 chain pre {{
+                     type filter hook prerouting priority {priority};
+                     tcp dport 80 tproxy to :9 accept
+                 }}
+             }}"
+        ));
+        assert_eq!(seats(), !is_in_the_way, "{priority}");
+        let found = found(lab, &["--listen", "10.9.0.1:80", "--engine", &engine().to_string()]);
+        let expected: &[&str] = if is_in_the_way { &["diverted"] } else { &[] };
+        assert_eq!(found_kinds(&found), expected, "{priority}: {found:?}");
+        if is_in_the_way {
+            wait_until("the status", Duration::from_secs(20), || {
+                cluster.succeed("status", &[]).contains("to a socket of another program (tproxy)")
+            });
+        }
+        lab.witness().nft(&["delete", "table", "ip", "divert"], "");
+        assert!(seats());
+    }
+}
+
 /// The kernel asks the chain first that was made last.
 fn same_priority(lab: &Lab) {
     let table = |name: &str| {
@@ -211,8 +321,9 @@ fn same_priority(lab: &Lab) {
     assert_eq!((&*newer.table, newer.certain), ("newer", true));
     assert!(!is_reached());
     let precedence = "takes precedence over our rules: table ip";
+    let newer = format!("{precedence} newer, chain pre");
+    wait_until("it in the log", Duration::from_secs(20), || cluster.log().contains(&newer));
     let log = cluster.log();
-    assert!(log.contains(&format!("{precedence} newer, chain pre")), "{log}");
     assert!(!log.contains(&format!("{precedence} older")), "{log}");
     // The next master finds both, and its table.
     cluster.kill_master();
@@ -254,10 +365,7 @@ fn reported(lab: &Lab) {
 
     lab.witness().nft(&["delete", "table", "ip", "other"], "");
     cluster.wait_for("it to go", |status| status.foreign_chains.is_empty());
-    assert!(
-        cluster
-            .log()
-            .contains("foreign NAT rule no longer takes precedence over our rules: table ip other")
-    );
+    let gone = "foreign NAT rule no longer takes precedence over our rules: table ip other";
+    wait_until("it in the log", Duration::from_secs(20), || cluster.log().contains(gone));
     assert_eq!(cluster.status().repairs, 0, "our own table was left alone");
 }

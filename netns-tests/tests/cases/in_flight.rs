@@ -15,7 +15,7 @@ use netns_tests::{Case, Lab, Process, greeter, plans, wait_until};
 pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body).limit(Duration::from_secs(300)).busy();
     vec![
-        case("reloads_of_two_ports", |lab| nothing_is_lost(lab, reloaded)),
+        case("reloads_of_several_ports", |lab| nothing_is_lost(lab, reloaded)),
         case("scaling", |lab| nothing_is_lost(lab, scaled)).on_request().with_both_engines(),
         case("seats_that_come_and_go", |lab| nothing_is_lost(lab, vacated))
             .on_request()
@@ -28,11 +28,13 @@ type Step = fn(&Plan, u16) -> Plan;
 
 /// How many worker ports there are for each public port.
 const PORTS: u16 = 64;
-/// The first worker port for public port 80, and for 443.
-const FIRST: [u16; 2] = [20_000, 21_000];
+/// The first worker port for public port 80, for 443 and for 444.
+const FIRST: [u16; 3] = [20_000, 21_000, 22_000];
 const SEATS: u16 = 4;
 
-const LISTENERS: &[&str] = &["10.9.0.1:80", "10.9.0.1:443", "[fd09::1]:80", "[fd09::1]:443"];
+/// So many public ports that each seat has a map of them.
+const LISTENERS: &[&str] =
+    &["10.9.0.1:80", "10.9.0.1:443", "10.9.0.1:444", "[fd09::1]:80", "[fd09::1]:443"];
 
 /// How long one run of transactions is, and how many there are at most until the control has lost
 /// something.
@@ -179,7 +181,7 @@ fn hash() -> Partition {
 fn placed(mut plan: Plan, number: u16) -> Plan {
     let seats = u16::try_from(plan.seats().len()).unwrap();
     let occupants = (0..seats).map(|seat| {
-        let turns = [number, number + number / PORTS];
+        let turns = [number, number + number / PORTS, number];
         let ports = FIRST
             .into_iter()
             .zip(turns)

@@ -19,6 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
         older("they_reconnect_to_the_next_master_which_adopts_them", restart),
         older("they_are_handed_over_and_join_the_next_master", replaced),
         older("one_that_does_not_answer_an_order_gets_a_signal", deaf),
+        Case::new("one_that_asks_for_more_time_to_die_gets_it", extends).needs(Need::Python),
         older("every_worker_serves_all_public_ports", ports),
         older("one_that_is_too_busy_is_replaced", busy),
         older("sigusr2_ends_a_worker_and_another_takes_its_seat", dies),
@@ -41,12 +42,12 @@ fn socket(lab: &Lab) -> PathBuf {
     lab.directory().join(format!("{}.zsocket", host.trim()))
 }
 
-fn command() -> [std::ffi::OsString; 2] {
+pub(crate) fn command() -> [std::ffi::OsString; 2] {
     let worker = Path::new(env!("CARGO_MANIFEST_DIR")).join("workers/older.js");
     ["node".into(), worker.into()]
 }
 
-fn older(lab: &Lab, workers: u16) -> Cluster<'_> {
+pub(crate) fn older(lab: &Lab, workers: u16) -> Cluster<'_> {
     older_on(lab, &[80], workers)
 }
 
@@ -116,9 +117,35 @@ fn reload(lab: &Lab) {
 fn asks_and_hangs(lab: &Lab) {
     let cluster = older(lab, 2).argument("--ping-timeout=3s").start_with(&command(), 2);
     let pids = cluster.status().pids();
+    let events = cluster.begin("events", &[]);
+    let told = |name: &str| -> Option<serde_json::Value> {
+        let output = events.output();
+        let lines = output.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let mut all = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        all.find(|event| event["event"] == name)
+    };
+    wait_until("a look at the workers", 2 * SECONDS, || told("stats").is_some());
+    let stats = told("stats").expect("just seen");
+    for worker in stats["workers"].as_array().unwrap() {
+        assert_eq!(
+            (&worker["app"]["name"], &worker["lag"]),
+            (&"older".into(), &0.0.into()),
+            "{stats}"
+        );
+        assert!(worker["uptime"].as_f64().is_some_and(|uptime| uptime > 0.0), "{stats}");
+    }
     signal(pids[&0], Signal::SIGUSR1);
     wait_for_log(&cluster, "seat 0 | answer ok\n");
     wait_for_log(&cluster, "a worker requests its retirement");
+    wait_until("its reason", 2 * SECONDS, || told("retire").is_some());
+    let retire = told("retire").expect("just seen");
+    assert_eq!(
+        (&retire["cause"], &retire["reason"]),
+        (&"asked".into(), &"SIGUSR1".into()),
+        "{retire}"
+    );
+    assert_eq!(retire["details"]["pid"], pids[&0], "{retire}");
+    wait_for_log(&cluster, "is replaced: requested by the worker: \"SIGUSR1\" ({");
     signal(pids[&1], Signal::SIGHUP);
     let begin = Instant::now();
     wait_for_log(&cluster, "seat 1: worker of generation 1 is unhealthy (no word on the control");
@@ -191,6 +218,33 @@ fn deaf(lab: &Lab) {
     assert!(log.contains("seat 0 | order die\n") && log.contains("seat 0 | SIGTERM\n"), "{log}");
     assert!(log.contains("did not answer an order"), "{log}");
     assert!(begin.elapsed() < Duration::from_secs(4), "not before the time to die was over");
+}
+
+/// It ends three seconds after the order; its time to end is one second.
+fn extends(lab: &Lab) {
+    // On a busy machine it may get no processor to answer, or to ask, in time: then it is tried again.
+    let by_itself = (0..4).any(|_| end_with_extension(lab, "20000000") == "ended by itself");
+    assert!(by_itself, "each time it was sent SIGTERM");
+    assert_eq!(end_with_extension(lab, "1"), "SIGTERM");
+}
+
+/// How a worker ends that asks for so many microseconds more when it is told to die.
+fn end_with_extension(lab: &Lab, microseconds: &str) -> &'static str {
+    let worker = Path::new(env!("CARGO_MANIFEST_DIR")).join("workers/extending.py");
+    let command = ["python3".into(), worker.into()];
+    let cluster = older(lab, 1).argument("--env=EXTENDING").argument("--die-timeout=1s");
+    let mut cluster = cluster.environment("EXTENDING", microseconds).start_with(&command, 1);
+    cluster.succeed("retire", &["0"]);
+    let mut end = None;
+    wait_until("its end", 3 * SECONDS, || {
+        let log = cluster.log();
+        let says = |text: &&str| log.contains(&format!("seat 0 | {text}\n"));
+        end = ["ended by itself", "SIGTERM"].into_iter().find(says);
+        end.is_some()
+    });
+    cluster.succeed("stop", &["--now"]);
+    assert!(cluster.master().wait(3 * SECONDS).success());
+    end.expect("just seen")
 }
 
 fn ports(lab: &Lab) {

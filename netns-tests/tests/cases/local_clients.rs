@@ -10,6 +10,8 @@ use ipcluster::nft::Firewall;
 use ipcluster::plan::{Engine, Partition, Plan, Seat};
 use netns_tests::{Case, Cluster, Lab, Need, greeter, plans, wait_until};
 
+use super::in_the_way::{kinds, metrics, seen_by_masters};
+
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("connections_of_this_host_are_balanced", balanced).with_both_engines(),
@@ -308,7 +310,16 @@ fn plan_port(plan: &Plan, seat: u16) -> u16 {
 
 /// A proxy in front of the host: all of its connections come from one address.
 fn proxy(lab: &Lab) {
-    let mut cluster = Cluster::new(lab, 3).start(3);
+    let cluster = Cluster::new(lab, 3).argument("--http-listen").argument("127.0.0.1:9180");
+    let mut cluster = cluster.start(3);
+    let events = cluster.begin("events", &[]);
+    wait_until("the subscription", Duration::from_secs(20), || {
+        events.output().contains("subscribed")
+    });
+    let has = |event: &str| {
+        let output = events.output();
+        output.lines().any(|it| it.contains(event) && it.contains(r#""kind":"one_address""#))
+    };
     let (proxy, to) = (Network::clients_v4(1).next().unwrap(), Network::server_v4(80));
     let connect = || Held::open(lab.client(), proxy, to).unwrap();
     let mut held: Vec<Held> = (0..60).map(|_| connect()).collect();
@@ -319,7 +330,12 @@ fn proxy(lab: &Lab) {
     let status = cluster.succeed("status", &[]);
     assert!(status.contains(&said) && status.contains("partition = \"connection\""), "{status}");
     assert!(cluster.succeed("status", &["--json"]).contains("one_address"));
-    assert!(cluster.log().contains(&said), "{}", cluster.log());
+    wait_until("the log", Duration::from_secs(20), || cluster.log().contains(&said));
+    wait_until("the event", Duration::from_secs(20), || has("finding_appeared"));
+    let sample = r#"ipcluster_findings{kind="one_address",severity="warning"} 1"#;
+    assert!(metrics(lab).contains(sample), "{}", metrics(lab));
+    let found = seen_by_masters(lab);
+    assert_eq!(kinds(&found), ["one_address"], "{found:?}");
     // Others have a part of the seat now, but not enough of it; and then nearly all.
     let others: Vec<Held> = Lab::clients(600)
         .into_iter()
@@ -336,6 +352,7 @@ fn proxy(lab: &Lab) {
     wait_until("it to be over in the log", Duration::from_secs(20), || {
         cluster.log().contains(&format!("no longer: {proxy} has"))
     });
+    wait_until("the event", Duration::from_secs(20), || has("finding_gone"));
 }
 
 /// It binds to no address and asks for none; and its clients hear from nobody but whom they wrote to. The

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use netns_tests::{run, topics};
 
+mod adopted_retired;
 mod canary;
 mod completion;
 mod configuration;
@@ -17,6 +18,7 @@ mod destinations;
 mod documentation;
 mod end_signals;
 mod established_connections;
+mod etcd;
 mod events;
 mod expired_entries;
 mod explain;
@@ -31,6 +33,7 @@ mod handover;
 mod health;
 mod health_under_load;
 mod history;
+mod host_settings;
 mod hostile_peers;
 mod idle_connections;
 mod idle_master;
@@ -45,6 +48,8 @@ mod left_processes;
 mod legacy_protocol;
 mod legacy_rules;
 mod local_clients;
+mod loopback_sockets;
+mod lost_entries;
 mod many_workers;
 mod master_restart;
 mod memory;
@@ -70,6 +75,7 @@ mod repair;
 mod resource_exhaustion;
 mod retire;
 mod ruleset;
+mod runtime_directory;
 mod said_once;
 mod saved_rulesets;
 mod seats;
@@ -79,17 +85,20 @@ mod socket_activation;
 mod socket_activation_under_load;
 mod source_ports;
 mod stale_rules;
+mod systemd;
 mod terminal;
 mod top;
 mod tproxy;
 mod transactions;
 mod tried_connections;
 mod udp;
+mod unbound;
 mod unmanaged;
 mod verbs;
 mod wall_clock;
 mod watch;
 mod witnesses;
+mod worker_commands;
 mod worker_death;
 mod worker_sdk;
 mod worker_start;
@@ -97,12 +106,14 @@ mod worker_start;
 fn main() -> ExitCode {
     // Cases start this program again to play another part.
     interrupted_transactions::play_victim();
+    etcd::play_member();
     if let Some(code) = ownership_transfer::play_old_master() {
         return code;
     }
     // Topics with long cases first, so that none of these is the last to end.
     run(topics![
         soak,
+        worker_commands,
         worker_death,
         documentation,
         reload,
@@ -119,6 +130,7 @@ fn main() -> ExitCode {
         repair,
         completion,
         configuration,
+        adopted_retired,
         conformance,
         interrupted_transactions,
         explain,
@@ -135,6 +147,7 @@ fn main() -> ExitCode {
         destinations,
         end_signals,
         established_connections,
+        etcd,
         events,
         expired_entries,
         failed_reload,
@@ -145,6 +158,7 @@ fn main() -> ExitCode {
         handover,
         health,
         health_under_load,
+        host_settings,
         hostile_peers,
         idle_connections,
         idle_master,
@@ -153,6 +167,8 @@ fn main() -> ExitCode {
         lab_load,
         lab_namespaces,
         left_processes,
+        loopback_sockets,
+        lost_entries,
         legacy_protocol,
         legacy_rules,
         local_clients,
@@ -173,6 +189,7 @@ fn main() -> ExitCode {
         releases,
         resource_exhaustion,
         ruleset,
+        runtime_directory,
         said_once,
         saved_rulesets,
         seats,
@@ -180,9 +197,11 @@ fn main() -> ExitCode {
         socket_activation,
         socket_activation_under_load,
         stale_rules,
+        systemd,
         terminal,
         tproxy,
         udp,
+        unbound,
         unmanaged,
         verbs,
         wall_clock,

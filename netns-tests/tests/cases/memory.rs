@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use ipcluster::lab::{Held, Network, Pace};
-use netns_tests::{Case, Cluster, Lab, Process, is_alive, wait_until};
+use netns_tests::{Case, Cluster, Lab, Need, Process, is_alive, wait_until};
 use serde_json::Value;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -15,6 +15,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("above_the_low_mark_a_retired_worker_is_asked_to_end", |lab| {
             retired(lab, ["--memory-total=400MiB", "--memory-low=0.5"], "low_watermark_breached");
         }),
+        Case::new("above_the_high_mark_one_that_was_told_to_end_over_its_link_goes_first", told)
+            .needs(Need::Node),
         Case::new("above_the_high_mark_a_retired_worker_is_killed", |lab| {
             retired(lab, ["--memory-total=200MiB", "--memory-low=0.8"], "high_watermark_breached");
         }),
@@ -88,7 +90,10 @@ fn all_live(lab: &Lab) {
 fn retired(lab: &Lab, marks: [&str; 2], event: &str) {
     let cluster = marks.into_iter().fold(Cluster::new(lab, 1), Cluster::argument);
     // The greeter serves whom it has for as long as they stay: after this time it is killed.
-    let cluster = cluster.argument("--die-timeout=1s").environment("GREETER_HOLD_MIB", "100");
+    let is_low = event == "low_watermark_breached";
+    let limit = if is_low { 1.0 } else { 30.0 };
+    let cluster = cluster.argument(format!("--die-timeout={limit}s"));
+    let cluster = cluster.environment("GREETER_HOLD_MIB", "100");
     let mut cluster = cluster.start(1);
     let events = cluster.begin("events", &[]);
     next_event(&events, "subscribed");
@@ -104,17 +109,53 @@ fn retired(lab: &Lab, marks: [&str; 2], event: &str) {
     assert!(breached["freed"].as_u64().unwrap() >= 100 * MIB, "{breached}");
     let used = breached["used"].as_u64().unwrap();
     assert!(used > 200 * MIB && used > breached["mark"].as_u64().unwrap(), "{breached}");
-    wait_until("its end", Duration::from_secs(5), || !is_alive(old));
+    wait_until("its end", Duration::from_secs(20), || !is_alive(old));
     assert_eq!(cluster.wait_until_settled(1).pids()[&0], new);
     next_event(&events, "ended");
     let (ending, killed) = (next_event(&events, "ending"), next_event(&events, "killed"));
     let time = |event: &Value| event["time"].as_f64().unwrap();
     let grace = time(&killed) - time(&ending);
     println!("{}: killed after {grace:.3} s", ending["why"]);
-    let is_low = event == "low_watermark_breached";
     let mark = if is_low { "low memory mark" } else { "high memory mark" };
     assert!(ending["why"].as_str().unwrap().contains(mark), "{ending}");
-    assert_eq!(grace > 0.9, is_low, "it has its time to end only above the low mark: {grace}");
+    assert_eq!(grace > 0.9 * limit, is_low, "time to end only above the low mark: {grace}");
+}
+
+/// Three workers, each of a generation of its own: with two the low mark is crossed, and the oldest is told to end
+/// over its link, which it does not; with three the high mark is. Then the oldest is killed, and not the one between.
+fn told(lab: &Lab) {
+    let (older, command) = (super::legacy_protocol::older, super::legacy_protocol::command());
+    let cluster = older(lab, 1).environment("OLDER_HOLD_MIB", "200");
+    let cluster = cluster.environment("OLDER_LINGERS", "yes").argument("--die-timeout=60s");
+    let marks = ["--memory-total=1000MiB", "--memory-low=0.40", "--memory-high=0.55"];
+    let cluster = marks.into_iter().fold(cluster, Cluster::argument).start_with(&command, 1);
+    let events = cluster.begin("events", &[]);
+    next_event(&events, "subscribed");
+    let held = || {
+        let client = Network::clients_v4(1).next().unwrap();
+        Held::open(lab.client(), client, Network::server_v4(80)).unwrap()
+    };
+    let _first = held();
+    let oldest = cluster.status().pids()[&0];
+    cluster.reload();
+    // It is told, and stays.
+    wait_until("the order", Duration::from_secs(20), || {
+        cluster.log().contains("seat 0 | order die\n")
+    });
+    assert!(is_alive(oldest));
+    let mut second = held();
+    let between = cluster.status().pids()[&0];
+    assert_eq!(second.by().pid, between);
+    cluster.reload();
+    let killed = next_event(&events, "killed");
+    assert_eq!(killed["generation"], 1, "{killed}");
+    wait_until("its end", Duration::from_secs(20), || !is_alive(oldest));
+    // There is enough now.
+    let looks = || all_events(&events, "stats").len();
+    let so_far = looks();
+    wait_until("three more looks", Duration::from_secs(20), || looks() > so_far + 3);
+    assert_eq!(all_events(&events, "killed").len(), 1);
+    second.echo("it was spared").unwrap();
 }
 
 /// What the kernel says of one process, in bytes.

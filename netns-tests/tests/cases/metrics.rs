@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 
 use ipcluster::lab::Pace;
 use ipcluster::plan::Engine;
-use netns_tests::{Case, Cluster, Lab, Need, engine, greeter, signal, wait_until};
+use netns_tests::{
+    Case, Cluster, Lab, Need, engine, greeter, parse_exposition, signal, wait_until,
+};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("metrics_follow_the_load_reloads_and_deaths", metrics).with_both_engines(),
+        Case::new("a_scrape_is_as_prometheus_and_the_documentation_expect", scrape),
+        Case::new("counters_of_connections_never_go_back", forwards),
         Case::new("metrics_count_repairs", repairs).needs(Need::Nft),
         Case::new("health_is_503_while_nobody_is_served", health),
         Case::new("health_is_503_while_the_cluster_stops", stopping),
@@ -22,7 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const ADDRESS: &str = "127.0.0.1:9180";
+pub(crate) const ADDRESS: &str = "127.0.0.1:9180";
 
 fn watched(lab: &Lab, workers: u16) -> Cluster<'_> {
     Cluster::new(lab, workers).argument("--http-listen").argument(ADDRESS)
@@ -59,7 +63,7 @@ fn samples(lab: &Lab) -> BTreeMap<String, f64> {
 }
 
 /// Waits until a sample has this value: what is told may be 100 ms old.
-fn wait_for(lab: &Lab, series: &str, value: f64) -> BTreeMap<String, f64> {
+pub(crate) fn wait_for(lab: &Lab, series: &str, value: f64) -> BTreeMap<String, f64> {
     let mut last = BTreeMap::new();
     wait_until(&format!("{series} {value}"), Duration::from_secs(30), || {
         last = samples(lab);
@@ -90,7 +94,7 @@ fn metrics(lab: &Lab) {
     load().answers().for_each(|answer| *by_seat.entry(answer.by.seat).or_default() += 1);
     let loaded = lab_sum(lab, 600.0);
     for (seat, made) in by_seat {
-        let series = format!("ipcluster_connections_total{{seat=\"{seat}\"}}");
+        let series = format!("ipcluster_connections_total{{seat=\"{seat}\",generation=\"1\"}}");
         assert_eq!(loaded[&series], f64::from(made), "{series}");
     }
     match engine() {
@@ -104,7 +108,16 @@ fn metrics(lab: &Lab) {
     assert_eq!(reloaded["ipcluster_swap_seconds_count"], swaps + 1.0);
     assert_eq!(reloaded["ipcluster_swap_seconds_bucket{le=\"+Inf\"}"], swaps + 1.0);
     load();
-    lab_sum(lab, 1200.0); // of both generations
+    let both = lab_sum(lab, 1200.0);
+    for generation in 1..=2 {
+        let of_generation = format!("generation=\"{generation}\"");
+        let made: f64 = both
+            .iter()
+            .filter(|(series, _)| series.contains(&of_generation))
+            .map(|(_, value)| value)
+            .sum();
+        assert_eq!(made, 600.0, "generation {generation}: {both:?}");
+    }
 
     let pid = cluster.status().pids()[&1];
     signal(pid, Signal::SIGKILL);
@@ -128,6 +141,124 @@ fn lab_sum(lab: &Lab, total: f64) -> BTreeMap<String, f64> {
         sum_of(&last, "ipcluster_connections_total{") == total
     });
     last
+}
+
+/// The metrics with their types and labels.
+const METRICS: [(&str, &str, &[&str]); 15] = [
+    ("ipcluster_config_last_reload_successful", "gauge", &[]),
+    ("ipcluster_connections_total", "counter", &["seat", "generation"]),
+    ("ipcluster_conntrack_entries", "gauge", &[]),
+    ("ipcluster_conntrack_limit", "gauge", &[]),
+    ("ipcluster_findings", "gauge", &["kind", "severity"]),
+    ("ipcluster_generation", "gauge", &[]),
+    ("ipcluster_rollout_on_probation", "gauge", &[]),
+    ("ipcluster_rollout_returns_total", "counter", &[]),
+    ("ipcluster_rules_repaired_total", "counter", &[]),
+    ("ipcluster_seats_given_up", "gauge", &[]),
+    ("ipcluster_swap_seconds", "histogram", &[]),
+    ("ipcluster_worker_connections", "gauge", &["seat", "pid", "state"]),
+    ("ipcluster_worker_restarts_total", "counter", &["reason"]),
+    ("ipcluster_worker_retirements_total", "counter", &["cause"]),
+    ("ipcluster_worker_rss_bytes", "gauge", &["seat", "pid"]),
+];
+
+fn scrape(lab: &Lab) {
+    let cluster = watched(lab, 2).start(2);
+    cluster.reload();
+    Lab::load(80, 50).connections(50).start(lab.client()).unwrap().wait();
+    lab_sum(lab, 50.0);
+    wait_until("a look at the memory", Duration::from_secs(20), || {
+        sum_of(&samples(lab), "ipcluster_worker_rss_bytes{") > 0.0
+    });
+    let mut stream = connect(lab);
+    // As Prometheus asks.
+    let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: t\r\nAccept: {accept}\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let media_type = "content-type: text/plain; version=0.0.4; charset=utf-8";
+    assert!(head.to_lowercase().lines().any(|line| line == media_type), "{head}");
+    let families = parse_exposition(body).unwrap_or_else(|error| panic!("{error}\n{body}"));
+    let names: Vec<&str> = families.keys().map(String::as_str).collect();
+    assert_eq!(names, METRICS.map(|(name, ..)| name));
+    for (name, kind, labels) in METRICS {
+        let family = &families[name];
+        assert_eq!(family.kind, kind, "{name}");
+        if !family.samples.is_empty() {
+            let expected = labels.iter().map(|label| (*label).to_owned()).collect();
+            assert_eq!(family.labels, expected, "{name}");
+        }
+        let row = format!("`{name}`");
+        for (page, text) in PAGES {
+            let line = text.lines().find(|line| line.contains('|') && line.contains(&row));
+            let line = line.unwrap_or_else(|| panic!("{page} does not say what {name} is"));
+            labels.iter().for_each(|label| {
+                assert!(line.contains(&format!("`{label}`")), "{page}: {line}: {label}");
+            });
+        }
+    }
+    // Whatever happens on this host, these have a value.
+    let empty = METRICS.iter().filter(|(name, ..)| families[*name].samples.is_empty());
+    let empty: Vec<&str> = empty.map(|(name, ..)| *name).collect();
+    assert!(empty.iter().all(|name| *name == "ipcluster_findings"), "{empty:?}");
+}
+
+/// Where it is documented what they mean.
+const PAGES: [(&str, &str); 2] = [
+    ("docs/observing.md", include_str!("../../../docs/observing.md")),
+    ("src/http/mod.rs", include_str!("../../../src/http/mod.rs")),
+];
+
+/// Across reloads, deaths, a takeover and masters that end or are killed.
+fn forwards(lab: &Lab) {
+    let mut cluster = watched(lab, 2).start(2);
+    let (mut before, mut made) = (BTreeMap::new(), 0.0);
+    let mut connect_and_compare = |what: &str, generation: u64| {
+        let connections = 100;
+        let report =
+            Lab::load(80, 100).connections(connections).start(lab.client()).unwrap().wait();
+        assert_eq!((report.answered(), report.failed()), (connections, 0), "{what}: {report}");
+        made += 100.0;
+        let now = lab_sum(lab, made);
+        let counters = now.into_iter().filter(|(name, _)| name.contains("connections_total{"));
+        let now: BTreeMap<String, f64> = counters.collect();
+        let in_force = format!("generation=\"{generation}\"");
+        let mut grown = 0.0;
+        for (series, value) in &before {
+            assert!(now.get(series).is_some_and(|now| now >= value), "{what}: {series} {now:?}");
+        }
+        for (series, value) in &now {
+            let more = value - before.get(series).unwrap_or(&0.0);
+            grown += more;
+            assert!(more == 0.0 || series.contains(&in_force), "{what}: {series}: {before:?}");
+        }
+        assert_eq!(grown, 100.0, "{what}");
+        before = now;
+    };
+    connect_and_compare("at first", 1);
+    cluster.reload();
+    connect_and_compare("after a reload", 2);
+    signal(cluster.status().pids()[&0], Signal::SIGKILL);
+    cluster.wait_for("another worker", |status| status.is_settled(2) && status.generation == 2);
+    connect_and_compare("after a death", 2);
+    let mut old = cluster.replace_master(&[greeter().into()]);
+    assert!(old.wait(Duration::from_secs(20)).success(), "{}", old.output());
+    cluster.wait_until_settled(2);
+    connect_and_compare("after a takeover", 2);
+    cluster.reload();
+    connect_and_compare("after a reload by the next master", 3);
+    cluster.terminate_master();
+    cluster.start_master(&[greeter().into()]);
+    cluster.wait_until_settled(2);
+    connect_and_compare("after a restart of the master", 3);
+    cluster.kill_master();
+    cluster.start_master(&[greeter().into()]);
+    cluster.wait_until_settled(2);
+    connect_and_compare("after a crash of the master", 3);
+    cluster.reload();
+    connect_and_compare("after a reload since", 4);
 }
 
 fn repairs(lab: &Lab) {

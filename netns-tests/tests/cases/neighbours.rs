@@ -13,6 +13,8 @@ use ipcluster::lab::{Held, Network};
 use ipcluster::plan::Engine;
 use netns_tests::{Case, Cluster, Lab, Need, engine, greeter, wait_until};
 
+use super::in_the_way::run;
+
 pub(crate) fn cases() -> Vec<Case> {
     let case = |name, body| Case::new(name, body);
     let nft = |name, body| Case::new(name, body).needs(Need::Nft);
@@ -20,13 +22,22 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a_database_among_the_worker_ports_keeps_its_clients", database).with_both_engines(),
         nft("a_published_port_among_the_worker_ports_is_reached", published).with_both_engines(),
         case("answers_to_a_resolver_arrive_at_every_source_port", resolver).with_both_engines(),
+        case(
+            "a_port_that_a_worker_holds_for_one_protocol_is_anybodys_by_the_other",
+            other_protocol,
+        )
+        .with_both_engines(),
         case("connections_go_out_from_every_port_that_no_worker_has", outgoing).with_both_engines(),
+        case("reserved_ports_are_left_alone_and_the_setting_as_it_is", reserved),
         nft("clusters_that_start_together_share_no_port", together),
         case("a_port_that_somebody_has_bound_is_passed_over_and_its_owner_named", squatter),
         nft("ports_are_guarded_from_the_start_of_a_worker_to_its_end", guarded_while_held)
             .with_both_engines(),
         nft("the_guard_of_an_earlier_version_is_replaced_in_one_transaction", upgrade)
             .with_both_engines(),
+        nft("a_guard_of_one_set_for_both_protocols_is_replaced_in_one_transaction", one_set)
+            .with_both_engines(),
+        nft("rules_of_a_later_version_are_refused_and_serve_on", later_version).with_both_engines(),
     ]
 }
 
@@ -172,6 +183,80 @@ fn resolver(lab: &Lab) {
     serves.join().unwrap();
 }
 
+/// Each worker serves 80 by tcp and 53 by udp, and holds nothing else. A resolver sends from a port that one
+/// holds for tcp, and another server listens by tcp on one that one holds for udp.
+fn other_protocol(lab: &Lab) {
+    let cluster = Cluster::new(lab, 2).argument("--listen").argument("10.9.0.1:53/udp");
+    let cluster = match engine() {
+        Engine::Tproxy => cluster.environment("GREETER_UDP", "yes").start(2),
+        Engine::Redirect => {
+            let script = "import socket, sys\n\
+                          t = socket.create_server(('', int(sys.argv[1])), family=10, dualstack_ipv6=True)\n\
+                          u = socket.socket(type=socket.SOCK_DGRAM); u.bind(('', int(sys.argv[2])))\n\
+                          while True: t.accept()[0].close()";
+            let words = ["python3", "-c", script, "{port:80}", "{port:53}"];
+            cluster.start_with(&words.map(OsString::from), 2)
+        }
+    };
+    // Until a further worker gets its ports, those of the last ones are held for it by every protocol.
+    cluster.succeed("scale", &["3"]);
+    let upstream = lab.client().run_in(|| UdpSocket::bind("10.9.0.2:5353")).unwrap().unwrap();
+    upstream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut buffer = [0; 64];
+    let live = cluster.status();
+    let mut asked = 0;
+    for worker in live.live() {
+        let (tcp, udp) = (worker.ports["80"], worker.ports["53"]);
+        let from = (Ipv4Addr::UNSPECIFIED, tcp);
+        match lab.server().run_in(|| UdpSocket::bind(from)).unwrap() {
+            Ok(resolver) => {
+                resolver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                resolver.send_to(b"?", "10.9.0.2:5353").unwrap();
+                let (_, from) = upstream.recv_from(&mut buffer).unwrap();
+                upstream.send_to(b"!", from).unwrap();
+                let answer = resolver.recv_from(&mut buffer);
+                assert!(answer.is_ok(), "an answer to {tcp}, which a worker holds for tcp");
+                asked += 1;
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::AddrInUse),
+        }
+        if lab.server().run_in(|| TcpListener::bind(("0.0.0.0", udp))).unwrap().is_ok() {
+            serve(lab, udp);
+            let mut connection = connect(lab, Network::server_v4(udp)).expect("a server beside us");
+            ask(&mut connection);
+            asked += 1;
+        }
+        // What it does hold nobody else reaches.
+        assert_eq!(meets(lab, tcp), Some(ErrorKind::TimedOut), "{tcp}");
+    }
+    assert!(asked >= 2, "ports that one protocol is held of: {live:?}");
+}
+
+/// Reserved ports are left alone, and the setting is the administrator's: nothing is written into it. Where outgoing
+/// connections have the whole range, that is said with the command that keeps them apart.
+fn reserved(lab: &Lab) {
+    const RESERVED: &str = "net.ipv4.ip_local_reserved_ports";
+    lab.server().set_sysctl(RESERVED, "20000-20009").unwrap();
+    let first = cluster(lab, 3).start(3);
+    let held = worker_ports(&first);
+    assert!(held.iter().all(|port| !(20_000..=20_009).contains(port)), "{held:?}");
+    let read = || {
+        let read = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports");
+        lab.server().run_in(read).unwrap().unwrap()
+    };
+    assert_eq!(read().trim(), "20000-20009");
+    assert!(!first.log().contains("ip_local_port_range"), "{}", first.log());
+    first.succeed("stop", &[]);
+    drop(first);
+    lab.server().set_sysctl("net.ipv4.ip_local_port_range", "1024 65000").unwrap();
+    let second = cluster(lab, 3).start(3);
+    wait_until("the log", Duration::from_secs(20), || second.log().contains("ip_local_port_range"));
+    let checked = String::from_utf8(run(lab, &["check"]).stdout).unwrap();
+    let command = format!("`sysctl -w {RESERVED}=20000-29999`");
+    assert!(checked.contains(&command), "{checked}");
+    assert_eq!(read().trim(), "20000-20009");
+}
+
 /// `ip_local_port_range = 1024 65000`, as load testers and busy proxies have it.
 fn outgoing(lab: &Lab) {
     let cluster = cluster(lab, 3).start(3);
@@ -262,15 +347,21 @@ fn guarded_while_held(lab: &Lab) {
     }
 }
 
+/// Opens a connection, and ends the master. Returns the connection and the table that is left.
+fn held_without_master(lab: &Lab, cluster: &mut Cluster) -> (Held, String) {
+    let client = "10.8.0.1".parse().unwrap();
+    let held = Held::open(lab.client(), client, Network::server_v4(80)).unwrap();
+    cluster.kill_master();
+    let table = ["--stateless", "list", "table", "inet", "ipcluster_t"];
+    (held, lab.witness().nft(&table, ""))
+}
+
 /// The table as the version before wrote it, which its workers outlive.
 fn upgrade(lab: &Lab) {
     let mut cluster = cluster(lab, 3).start(3);
-    let mut held =
-        Held::open(lab.client(), "10.8.0.1".parse().unwrap(), Network::server_v4(80)).unwrap();
     let before = cluster.status();
-    cluster.kill_master();
+    let (mut held, table) = held_without_master(lab, &mut cluster);
     let witness = lab.witness();
-    let table = witness.nft(&["--stateless", "list", "table", "inet", "ipcluster_t"], "");
     let is_new = |line: &&str| line.contains("@guarded");
     assert!(table.lines().any(|line| is_new(&line)), "{table}");
     let old_guard = ["tcp", "udp"].map(|protocol| {
@@ -314,4 +405,84 @@ fn upgrade(lab: &Lab) {
     held.echo("with the guard of now").unwrap();
     cluster.reload();
     assert_eq!(engine() == Engine::Tproxy, rules.contains("chain intercept"));
+}
+
+/// The table as the version before wrote it where a listener is udp.
+fn one_set(lab: &Lab) {
+    let cluster = cluster(lab, 2).argument("--listen").argument("10.9.0.1:53/udp");
+    let mut cluster = cluster.start(2);
+    let before = cluster.status();
+    let (mut held, table) = held_without_master(lab, &mut cluster);
+    let witness = lab.witness();
+    assert!(table.contains("udp dport @guarded_udp"), "{table}");
+    let all: BTreeSet<u16> =
+        before.live().iter().flat_map(|worker| worker.ports.values().copied()).collect();
+    let all = all.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+    let (mut old, mut is_of_set) = (vec![], false);
+    for line in table.lines() {
+        is_of_set |= line.trim().starts_with("set guarded");
+        match line {
+            _ if is_of_set => is_of_set = line.trim() != "}",
+            line if line.trim_start().starts_with("flags") => {}
+            line if line.trim() == "chain guard {" => {
+                old.push(format!("set guarded {{ type inet_service; elements = {{ {all} }}; }}"));
+                old.push(line.to_owned());
+            }
+            line => old.push(line.replace("@guarded_udp", "@guarded")),
+        }
+    }
+    witness.load(&format!("delete table inet ipcluster_t\n{}\n", old.join("\n")));
+    assert!(witness.ruleset().contains("udp dport @guarded iif"), "{}", witness.ruleset());
+    held.echo("with the guard of before").unwrap();
+
+    cluster.start_master(&[greeter().into()]);
+    let after = cluster.wait_until_settled(2);
+    assert_eq!(after.pids(), before.pids(), "the same workers");
+    assert_eq!(after.generation, before.generation);
+    let rules = witness.ruleset();
+    assert!(rules.contains("udp dport @guarded_udp iif"), "{rules}");
+    for worker in after.live() {
+        assert_eq!(meets(lab, worker.ports["80"]), Some(ErrorKind::TimedOut));
+    }
+    held.echo("with the guard of now").unwrap();
+    cluster.reload();
+    assert_eq!(engine() == Engine::Tproxy, rules.contains("chain intercept"));
+}
+
+/// A table has a set that this version does not know, as a table of today has `guarded_udp` for versions before
+/// it: to start the earlier one costs nobody a connection.
+fn later_version(lab: &Lab) {
+    let cluster = cluster(lab, 2).argument("--listen").argument("10.9.0.1:53/udp");
+    let mut cluster = cluster.start(2);
+    let before = cluster.status();
+    let (mut held, table) = held_without_master(lab, &mut cluster);
+    let witness = lab.witness();
+    let lines = table.lines().filter(|line| !line.trim_start().starts_with("flags"));
+    let plain = lines.collect::<Vec<_>>().join("\n");
+    let later = plain.replace("guarded_udp", "guarded_sctp");
+    assert_ne!(later, plain, "{table}");
+    let load = |table: &str| witness.load(&format!("delete table inet ipcluster_t\n{table}\n"));
+    load(&later);
+    let rules = witness.ruleset();
+    let mut refused = Cluster::new(lab, 2).argument("--listen").argument("10.9.0.1:53/udp");
+    refused.start_master(&[greeter().into()]);
+    assert!(!refused.master().wait(Duration::from_secs(20)).success());
+    let log = refused.log();
+    for part in [
+        "table inet ipcluster_t is not understood",
+        "a rule of chain guard is not",
+        "serves as it is",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert_eq!(witness.ruleset(), rules, "nothing was changed");
+    held.echo("beside the one that was refused").unwrap();
+    let client = Network::clients_v4(1).next().unwrap();
+    Held::open(lab.client(), client, Network::server_v4(80)).unwrap().echo("anew").unwrap();
+    // The version that made it goes on with all of it.
+    load(&plain);
+    cluster.start_master(&[greeter().into()]);
+    let after = cluster.wait_until_settled(2);
+    assert_eq!(after.pids(), before.pids(), "the same workers");
+    held.echo("with the version that made it").unwrap();
 }

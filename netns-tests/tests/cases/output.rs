@@ -218,7 +218,10 @@ fn log_format(lab: &Lab) {
     assert!(line["time"].as_str().unwrap().ends_with('Z'), "{line}");
     let log = cluster.log();
     assert!(!log.contains("\"info\""), "{log}");
-    let hello = log.lines().find(|line| line.ends_with(" hello")).unwrap();
+    // What a worker prints comes by a pipe, and may stand behind the line about its end.
+    let hello = || cluster.log().lines().find(|line| line.ends_with(" hello")).map(str::to_owned);
+    wait_until("what the worker printed", Duration::from_secs(20), || hello().is_some());
+    let hello = hello().unwrap();
     assert!(hello.starts_with("20") && hello.ends_with("Z hello"), "{hello}");
 }
 

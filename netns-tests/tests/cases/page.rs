@@ -13,6 +13,8 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("a_reload_and_a_kill_show_within_a_second", shows).needs(Need::Chromium),
         Case::new("a_client_address_is_explained_also_on_a_phone", explains).needs(Need::Chromium),
+        Case::new("a_screen_reader_and_a_keyboard_get_at_all_of_it", accessible)
+            .needs(Need::Chromium),
     ]
 }
 
@@ -178,4 +180,90 @@ fn explains(lab: &Lab) {
     let unnamed = "[...document.querySelectorAll('button, input, meter')].filter((it) => !(it.textContent.trim() \
                    || it.getAttribute('aria-label') || it.labels?.length)).length";
     assert_eq!(browser.value(unnamed), json!(0));
+}
+
+/// What a screen reader is told: the roles and names of what the page shows.
+fn told(browser: &mut Browser) -> Vec<(String, String)> {
+    let tree = browser.call("Accessibility.getFullAXTree", json!({}));
+    let nodes = tree["nodes"].as_array().unwrap();
+    let text = |node: &Value, what: &str| node[what]["value"].as_str().unwrap_or("").to_owned();
+    let shown = nodes.iter().filter(|node| node["ignored"] == false);
+    shown.map(|node| (text(node, "role"), text(node, "name"))).collect()
+}
+
+/// Presses a key, as somebody without a mouse does.
+fn press(browser: &mut Browser, key: &str, code: u32, text: &str) {
+    for kind in ["keyDown", "keyUp"] {
+        let text = if kind == "keyDown" { text } else { "" };
+        let event = json!({
+            "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text
+        });
+        browser.call("Input.dispatchKeyEvent", event);
+    }
+}
+
+fn accessible(lab: &Lab) {
+    let cluster = watched(lab);
+    let mut browser = Browser::open(lab);
+    browser.call("Accessibility.enable", json!({}));
+    browser.wait_for(LIVE, &json!(3));
+    wait_until("the figures of the workers", Duration::from_secs(20), || {
+        told(&mut browser).iter().any(|(role, name)| role == "cell" && name.contains("MiB"))
+    });
+    let all = told(&mut browser);
+    let names = |role: &str| -> Vec<&str> {
+        all.iter().filter(|it| it.0 == role).map(|it| it.1.as_str()).collect()
+    };
+    // Every part has a heading, and everything that is more than text a name.
+    assert_eq!(
+        names("heading")[1..],
+        ["Whole cluster, last five minutes", "Slots", "Workers", "What happened"]
+    );
+    for role in
+        ["textbox", "button", "image", "graphics-symbol", "table", "link", "meter", "region"]
+    {
+        assert!(
+            names(role).iter().all(|name| !name.trim().is_empty()),
+            "{role}: {:?}",
+            names(role)
+        );
+    }
+    assert_eq!(
+        (names("textbox"), names("table")),
+        (vec!["Where does a client go?"], vec!["Workers"])
+    );
+    assert_eq!(names("columnheader")[..2], ["Seat", "State"]);
+    // What colours show is said in words: whose the slots are, and how workers are.
+    let of_seats = names("graphics-symbol");
+    let pids = cluster.status().pids();
+    for (seat, pid) in &pids {
+        let slots = of_seats.iter().find(|name| name.starts_with(&format!("seat {seat}: ")));
+        assert!(slots.is_some_and(|name| name.ends_with(&format!("pid {pid}"))), "{of_seats:?}");
+    }
+    assert_eq!(names("cell").iter().filter(|name| name.contains("live")).count(), 3);
+
+    // By the keyboard alone: the first thing leads past the head of the page, the box and its button follow.
+    let focused = "document.activeElement.id || document.activeElement.textContent.trim()";
+    let mut reached = Vec::new();
+    while reached.len() < 20 && !reached.contains(&json!("Explain")) {
+        press(&mut browser, "Tab", 9, "");
+        reached.push(browser.value(focused));
+    }
+    assert_eq!(reached[0], "Skip to the workers", "{reached:?}");
+    assert!(reached.contains(&json!("address")), "{reached:?}");
+    browser.value("document.getElementById('address').focus(); 1");
+    browser.call("Input.insertText", json!({"text": "10.9.0.77"}));
+    press(&mut browser, "Enter", 13, "\r");
+    let seat = "document.querySelectorAll('#explained b')[1]?.textContent ?? ''";
+    let explained = cluster.succeed("explain", &["10.9.0.77"]);
+    wait_until("the page explains", Duration::from_secs(20), || {
+        browser
+            .value(seat)
+            .as_str()
+            .is_some_and(|seat| !seat.is_empty() && explained.contains(seat))
+    });
+    // Each focus can be seen.
+    let outline = "document.getElementById('address').focus(); \
+                   getComputedStyle(document.activeElement).outlineStyle";
+    assert_ne!(browser.value(outline), json!("none"));
 }

@@ -12,6 +12,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("retiring_workers_under_load_loses_nothing", retire).busy().with_both_engines(),
         Case::new("control_workers_that_end_without_a_successor_lose_connections", control),
+        Case::new("workers_meet_their_limits_at_different_times", spread),
         Case::new("what_cannot_be_retired_is_refused", refusals),
         Case::new("sigusr1_and_clear_retired_end_the_retired_workers_alone", clear)
             .with_both_engines_on_request(),
@@ -306,4 +307,57 @@ fn crash_in_reload(lab: &Lab) {
     assert_eq!(report.failed(), 0, "{report}");
     let after = cluster.wait_until_settled(2);
     assert_eq!((after.pids(), after.generation), (before.pids(), before.generation));
+}
+
+/// When the log first says this of each seat, in seconds of the day.
+fn moments(cluster: &Cluster<'_>, seats: usize, text: &str) -> Vec<Option<f64>> {
+    let log = cluster.log();
+    let time = |line: &str| {
+        let (_, clock) = line.split_once('Z')?.0.split_once('T')?;
+        clock.split(':').try_fold(0.0, |sum, part| Some(sum * 60.0 + part.parse::<f64>().ok()?))
+    };
+    let first = |seat| {
+        let of_seat = format!(" seat {seat}: worker of generation 1 {text}");
+        log.lines().find(|line| line.contains(&of_seat)).and_then(time)
+    };
+    (0..seats).map(first).collect()
+}
+
+/// The differences between the shortest and the longest time that a seat took from one to the other.
+fn spread_of(cluster: &Cluster<'_>, seats: usize, from: &str, to: &str) -> f64 {
+    let (from, to) = (moments(cluster, seats, from), moments(cluster, seats, to));
+    let took = from.iter().zip(&to).filter_map(|(from, to)| Some((*to)? - (*from)?));
+    let mut took: Vec<f64> = took.collect();
+    assert_eq!(took.len(), seats, "{}", cluster.log());
+    took.sort_by(f64::total_cmp);
+    println!("from {from:?} to {to:?}: {took:.2?}");
+    took[seats - 1] - took[0]
+}
+
+/// `retire.max_age` and `timeouts.drain` of three seconds, less up to a half: all alike they would be without the
+/// jitter, and all within a tenth of what they may differ by they are not by chance.
+fn spread(lab: &Lab) {
+    const WORKERS: usize = 8;
+    const OLD: &str = "is replaced: it has reached its maximum age";
+    const DRAINED: &str = "asked to end: its time to drain is over";
+    let cluster = Cluster::new(lab, 8).argument("--retire-jitter=50");
+    let flags =
+        ["--spawn-stagger=0", "--retire-window=0", "--drain-timeout=3s", "--retire-max-age=3s"];
+    let cluster = flags.into_iter().fold(cluster, Cluster::argument).start(WORKERS);
+    // Each of them has connections that stay.
+    let target = Network::server_v4(80);
+    let clients = Network::clients_v4(200);
+    let held: Vec<Held> =
+        clients.map(|from| Held::open(lab.client(), from, target).unwrap()).collect();
+    wait_until("the limits", Duration::from_secs(60), || {
+        [OLD, DRAINED]
+            .iter()
+            .all(|text| moments(&cluster, WORKERS, text).iter().all(Option::is_some))
+    });
+    for (from, to) in [("ready", OLD), ("retired", DRAINED)] {
+        let spread = spread_of(&cluster, WORKERS, from, to);
+        assert!(spread > 0.15, "{spread}");
+    }
+    drop(held);
+    cluster.succeed("stop", &["--now"]);
 }

@@ -37,6 +37,8 @@ pub(crate) fn cases() -> Vec<Case> {
             .with_both_engines(),
         Case::new("who_waits_for_a_worker_at_its_drain_limit_is_served", drain_limit)
             .with_both_engines_on_request(),
+        Case::new("who_waits_for_a_seat_that_is_given_up_is_served_beside_it", given_up)
+            .with_both_engines(),
         Case::new("a_reload_loses_nothing", reloaded).with_both_engines(),
         Case::new("a_worker_gets_its_sockets_and_no_other_descriptor", descriptors)
             .with_both_engines(),
@@ -116,6 +118,21 @@ fn try_queue(lab: &Lab, cluster: &mut Cluster<'_>, seat: u16) -> (RunningLoad, W
     });
     let waiting = waiting(&status).unwrap();
     (load, worker, waiting)
+}
+
+/// The seat gets no other worker for a minute.
+fn given_up(lab: &Lab) {
+    let cluster = Cluster::new(lab, SEATS).argument("--socket-activation");
+    let cluster = cluster.argument("--spawn-give-up").argument("1 in 60s");
+    let mut cluster = cluster.start(SEATS.into());
+    let (load, worker, waiting) = queue(lab, &mut cluster, 0);
+    signal_group(worker.pid.unwrap(), Signal::SIGKILL);
+    let report = load.wait();
+    assert_eq!(report.failed(), 0, "{waiting} waited: {report}");
+    assert!(cluster.log().contains("seat 0: given up"), "{}", cluster.log());
+    // What has served them is no worker of the seat, and ends.
+    let status = cluster.wait_for("the other worker alone", |status| status.workers.len() == 1);
+    assert_eq!(status.live()[0].seat, 1);
 }
 
 /// Kills the worker with a queue, `kills` times: all who wait are served by the next one.

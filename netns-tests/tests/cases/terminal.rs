@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
+use ipcluster::lab::{Held, Network};
 use netns_tests::{Case, Cluster, Lab, Need, Process, ipcluster, is_alive, signal, wait_until};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::openpty;
@@ -103,7 +104,14 @@ fn container(lab: &Lab) {
     });
     assert!(cluster.status().is_settled(2));
     let workers: Vec<u32> = children(first).iter().map(|(pid, _)| *pid).collect();
+    let client = Network::clients_v4(1).next().unwrap();
+    let mut held = Held::open(lab.client(), client, Network::server_v4(80)).unwrap();
     signal(first, Signal::SIGTERM);
+    wait_until("new connections to be refused", Duration::from_secs(20), || {
+        Held::open(lab.client(), client, Network::server_v4(80)).is_err()
+    });
+    held.echo("who is there is served to the end").unwrap();
+    drop(held);
     let mut master = std::mem::replace(cluster.master(), lab.start("true", Command::new("true")));
     let status = master.wait(Duration::from_secs(20));
     assert!(status.success(), "{status}\n{}", master.output());

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipcluster::internals::process::{Connection, ConnectionState, Sockets};
 use ipcluster::lab::{Held, Namespace, Network, Pace};
 use ipcluster::plan::{Engine, Partition, Seat};
-use netns_tests::{Case, Cluster, Lab, Need, Process, Witness, plans, wait_until};
+use netns_tests::{Case, Cluster, Lab, Need, Process, Witness, engine, plans, wait_until};
 use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,6 +36,9 @@ pub(crate) fn cases() -> Vec<Case> {
             .needs(Need::Python),
         case("control_with_path_mtu_discovery_they_never_arrive", |lab| narrow_path(lab, true))
             .needs(Need::Python),
+        Case::new("answers_by_ipv6_above_the_path_mtu_arrive_by_redirect_alone", narrow_path_v6)
+            .needs(Need::Python)
+            .with_both_engines(),
     ]
 }
 
@@ -236,10 +239,34 @@ fn changed(lab: &Lab) {
 
 /// The client is behind a router, whose link to it takes packets of 1,280 bytes.
 fn narrow_path(lab: &Lab, discover: bool) {
+    let (behind, _router) = behind_narrow_link(lab);
+    let _cluster = long_answers(lab, "10.9.0.1", if discover { "discover" } else { "leave" });
+    let patience = Duration::from_millis(if discover { 300 } else { 5000 });
+    let answers = ask_thrice(&behind, "10.9.0.1:53", patience);
+    let expected = if discover { None } else { Some(1400) };
+    assert_eq!(answers, [expected; 3]);
+}
+
+/// No option of IPv6 has the router cut them. With `redirect` its word finds the socket: the first answer is lost, as
+/// without a balancer.
+fn narrow_path_v6(lab: &Lab) {
+    let (behind, _router) = behind_narrow_link(lab);
+    let _cluster = long_answers(lab, "[fd09::1]", "leave");
+    let answers = ask_thrice(&behind, "[fd09::1]:53", Duration::from_millis(700));
+    let expected = match engine() {
+        Engine::Redirect => [None, Some(1400), Some(1400)],
+        Engine::Tproxy => [None; 3],
+    };
+    assert_eq!(answers, expected);
+}
+
+/// A namespace behind that of the clients, by a link that takes packets of 1,280 bytes.
+fn behind_narrow_link(lab: &Lab) -> (Namespace, Process) {
     let router = Witness::new(lab.client());
     let behind = Namespace::new().unwrap();
     let client = Witness::new(&behind);
     lab.client().set_sysctl("net/ipv4/ip_forward", "1").unwrap();
+    lab.client().set_sysctl("net/ipv6/conf/all/forwarding", "1").unwrap();
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let ip = |witness: &Witness<'_>, text: &str| {
         let words = words(text);
@@ -257,18 +284,33 @@ fn narrow_path(lab: &Lab, discover: bool) {
     ip(&client, "link set far mtu 1280 up");
     ip(&client, "route add default via 10.7.0.1");
     ip(&lab.witness(), "route add 10.7.0.0/24 via 10.9.0.2");
+    ip(&router, "address add fd07::1/64 dev narrow nodad");
+    ip(&client, "address add fd07::2/64 dev far nodad");
+    ip(&client, "-6 route add default via fd07::1");
+    ip(&lab.witness(), "-6 route add fd07::/64 via fd09::2");
+    (behind, sleeper)
+}
+
+/// Workers that answer 1,400 bytes.
+fn long_answers<'a>(lab: &'a Lab, address: &str, discovery: &str) -> Cluster<'a> {
     let program = lab.directory().join("long.py");
     std::fs::write(&program, LONG_ANSWER).unwrap();
     let mut cluster = Cluster::on(lab, [], 2);
-    for listener in ["10.9.0.1:53/udp", "10.9.0.1:443"] {
+    for listener in [format!("{address}:53/udp"), format!("{address}:443")] {
         cluster = cluster.argument("--listen").argument(listener);
     }
-    let discovery = if discover { "discover" } else { "leave" };
-    let _cluster = cluster.start_with(&["python3".into(), program.into(), discovery.into()], 2);
+    if engine() == Engine::Redirect {
+        cluster = cluster.argument("--socket-activation");
+    }
+    cluster.start_with(&["python3".into(), program.into(), discovery.into()], 2)
+}
+
+/// How long the answers are that come within this time each.
+fn ask_thrice(from: &Namespace, server: &str, patience: Duration) -> Vec<Option<usize>> {
     let ask = || {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.connect("10.9.0.1:53").unwrap();
-        let patience = Duration::from_millis(if discover { 300 } else { 5000 });
+        let any = if server.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = UdpSocket::bind(any).unwrap();
+        socket.connect(server).unwrap();
         socket.set_read_timeout(Some(patience)).unwrap();
         // The first answer tells the sender of the path, if anything can.
         let answers = (0..3).map(|_| {
@@ -277,10 +319,7 @@ fn narrow_path(lab: &Lab, discover: bool) {
         });
         answers.map(Result::ok).collect::<Vec<_>>()
     };
-    let answers = behind.run_in(ask).unwrap();
-    let expected = if discover { None } else { Some(1400) };
-    assert_eq!(answers, [expected; 3]);
-    sleeper.signal(Signal::SIGTERM);
+    from.run_in(ask).unwrap()
 }
 
 const LONG_ANSWER: &str = "\

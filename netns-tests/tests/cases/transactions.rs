@@ -478,8 +478,8 @@ fn an_older_run(lab: &Lab) {
         firewall.verify().unwrap();
         let after = listing(lab);
         assert!(!after.contains("generation 1") && !after.contains("seat_5"), "{after}");
-        // A rule for each seat and family.
-        assert_eq!(after.matches("generation 2").count(), 8, "{after}");
+        // In each seat one rule for port 80 of each family, and one for port 443.
+        assert_eq!(after.matches("generation 2").count(), 12, "{after}");
         firewall.remove().unwrap();
     }
 }

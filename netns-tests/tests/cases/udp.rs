@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use ipcluster::lab::{Flow, Identity, Network};
 use ipcluster::nft::Firewall;
-use netns_tests::{Case, Cluster, Lab, Need, greeter, wait_until};
+use ipcluster::plan::Engine;
+use netns_tests::{Case, Cluster, Lab, Need, engine, greeter, ipcluster, wait_until};
 use serde_json::Value;
 
 /// Clients of each family.
@@ -25,6 +27,9 @@ pub(crate) fn cases() -> Vec<Case> {
             .needs(Need::Nft)
             .with_both_engines(),
         Case::new("a_worker_without_a_udp_socket_is_not_ready", not_ready),
+        Case::new("interfaces_whose_addresses_do_not_fit_are_named", interfaces)
+            .needs(Need::Nft)
+            .with_both_engines(),
     ]
 }
 
@@ -216,5 +221,52 @@ fn not_ready(lab: &Lab) {
     // Its readiness is looked at every 10 ms; ten statuses take longer than that.
     for _ in 0..10 {
         assert_eq!(cluster.status().live().len(), 0, "{status:?}");
+    }
+}
+
+/// For `[::]` an interface with several addresses; for `0.0.0.0` one without, where `lo` has one. With `tproxy` it
+/// does not matter.
+fn interfaces(lab: &Lab) {
+    const LISTEN: &[&str] = &["0.0.0.0:53/udp", "[::]:53/udp"];
+    let ip = |words: &str| {
+        lab.witness().succeed("ip", &words.split(' ').collect::<Vec<_>>(), "");
+    };
+    let checked = || {
+        let mut command = Command::new(ipcluster());
+        command.env("XDG_RUNTIME_DIR", lab.directory()).args(["check", "--engine"]);
+        command.arg(engine().to_string());
+        LISTEN.iter().for_each(|listener| {
+            command.args(["--listen", listener]);
+        });
+        let output = lab.server().run_in(|| command.output()).unwrap().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            text.contains("CAP_NET_ADMIN"),
+            "{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        text
+    };
+    assert!(!checked().contains("interface_addresses"), "{}", checked());
+    ip("address add fd09::77/64 dev server nodad");
+    ip("address add 10.9.9.9/32 dev lo");
+    ip("address flush dev server scope global to 10.9.0.0/24");
+    let (several, without) =
+        ("by interface server with several IPv6", "by interface server without");
+    let is_said = |text: &str| [several, without].map(|what| text.contains(what));
+    let expected = [engine() == Engine::Redirect; 2];
+    assert_eq!(is_said(&checked()), expected, "{}", checked());
+    let cluster = cluster(lab, LISTEN, 2).start(2);
+    if engine() == Engine::Redirect {
+        wait_until("the log to say so", Duration::from_secs(20), || {
+            is_said(&cluster.log()) == expected
+        });
+    }
+    assert_eq!(is_said(&cluster.log()), expected, "{}", cluster.log());
+    assert_eq!(cluster.log().matches(without).count(), usize::from(expected[0]), "once");
+    if engine() == Engine::Redirect {
+        wait_until("status to say so", Duration::from_secs(20), || {
+            is_said(&cluster.succeed("status", &[])) == expected
+        });
     }
 }

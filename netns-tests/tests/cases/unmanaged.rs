@@ -1,5 +1,6 @@
 //! A cluster whose master is gone: it can be looked at and ended, and each verb says what to do.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +21,9 @@ pub(crate) fn cases() -> Vec<Case> {
             .with_both_engines_on_request(),
         Case::new("workers_without_rules_and_what_they_left_are_ended", without_rules)
             .needs(Need::Nft),
+        Case::new("workers_that_tell_nothing_of_themselves_are_known_all_the_same", silent)
+            .needs(Need::Nft)
+            .needs(Need::Python),
         Case::new("stop_ends_workers_of_another_user", other_user)
             .needs(Need::OtherUsers)
             .needs(Need::Nft),
@@ -186,6 +190,65 @@ fn without_rules(lab: &Lab) {
     assert_eq!(cluster.succeed("stop", &[]), "stopped: 4 processes ended\n");
     nothing_is_left(lab, &workers);
     assert!(cluster.fail("stop", &[]).contains("no master of cluster t runs"));
+}
+
+/// Overwrites its environment and its arguments, as setproctitle(3) does, closes what it prints to, and serves.
+const OVERWRITTEN: &str = "
+import ctypes, os, socket
+port = int(os.environ['PORT'])
+numbers = [int(it) for it in open('/proc/self/stat').read().rsplit(')', 1)[1].split()[1:]]
+for begin, end in [(numbers[44], numbers[45]), (numbers[46], numbers[47])]:
+    ctypes.memset(begin, 0, end - begin)
+null = os.open('/dev/null', os.O_RDWR)
+os.dup2(null, 1)
+os.dup2(null, 2)
+listener = socket.create_server(('', port), family=socket.AF_INET6, dualstack_ipv6=True)
+while True:
+    listener.accept()[0].close()
+";
+
+fn silent(lab: &Lab) {
+    let file = lab.directory().join("overwritten.py");
+    fs::write(&file, OVERWRITTEN).unwrap();
+    let script = "exec env -i PORT=\"$PORT\" \"$0\" >/dev/null 2>&1";
+    let commands: [Vec<OsString>; 2] = [
+        vec!["python3".into(), file.into()],
+        vec!["sh".into(), "-c".into(), script.into(), greeter().into()],
+    ];
+    for command in commands {
+        // With rules, without them, and by the next master.
+        for end in ["stop", "flush", "run"] {
+            let mut cluster = Cluster::new(lab, 2).start_with(&command, 2);
+            let before = cluster.status().pids();
+            let workers: Vec<u32> = before.values().copied().collect();
+            for pid in &workers {
+                let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
+                let environment = String::from_utf8_lossy(&environment).into_owned();
+                assert!(!environment.contains("IPCLUSTER"), "{environment}");
+            }
+            cluster.kill_master();
+            match end {
+                "stop" => {
+                    let shown = cluster.verb("status", &["--json"]);
+                    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+                    assert_eq!(shown["workers"].as_array().unwrap().len(), 2, "{shown}");
+                    let said = cluster.succeed("stop", &[]);
+                    assert_eq!(said, "stopped: 2 workers ended, rules removed\n");
+                }
+                "flush" => {
+                    cluster.succeed("flush", &[]);
+                    assert_eq!(cluster.succeed("stop", &[]), "stopped: 2 processes ended\n");
+                }
+                _ => {
+                    cluster.start_master(&command);
+                    assert_eq!(cluster.wait_until_settled(2).pids(), before);
+                    cluster.succeed("stop", &[]);
+                    assert!(cluster.master().wait(PATIENCE).success(), "{}", cluster.log());
+                }
+            }
+            nothing_is_left(lab, &workers);
+        }
+    }
 }
 
 fn other_user(lab: &Lab) {

@@ -8,19 +8,22 @@ use std::fs;
 use crate::control::ControlDir;
 use crate::lab;
 use crate::master::host::{
-    Accepted, HostFacts, Survey, Surveyed, findings, nat_before, owners_of_ports, survey,
+    Accepted, HostFacts, Survey, Surveyed, conntrack_full, findings, nat_before, owners_of_ports,
+    survey,
 };
+use crate::master::unprivileged_port_start;
 use crate::nft::{Conntrack, ConntrackUsage, Firewall, ForeignRules, NftError, Protection};
 use crate::plan::{
-    Engine, Generation, Listener, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat,
-    Weights,
+    ClusterName, Engine, Generation, Listener, Listeners, Occupant, Partition, Plan, Port,
+    PortRange, Seat, Weights,
 };
 use crate::process::{Endpoint, HeldSocket, PidFd, Transport, has_cap_net_admin};
-use crate::protocol::{Finding, FindingSeverity};
+use crate::protocol::{Finding, FindingSeverity, Outcome, Request};
 use crate::ruleset::TableName;
 use nix::sys::utsname::uname;
 
 use super::args::CheckArgs;
+use super::ask::try_ask;
 use super::{Failed, causes, output};
 use crate::config::{Config, ConfigBuilder};
 
@@ -73,11 +76,15 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failed> {
         output::answer(&format!("{valid}\n{}", hints.collect::<String>()))?;
     }
     let mut findings = vec![kernel(), capability(), pidfd(), runtime_directory()];
-    findings.push(worker_ports());
+    let ports = config.as_ref().map_or_else(PortRange::default, Config::worker_ports);
+    findings.push(worker_ports(ports));
+    let engine = config.as_ref().map_or_else(Engine::default, Config::engine);
+    findings.push(takers_of_ports(engine, ports, unprivileged_port_start()));
     findings.push(connection_tracking());
     match subjects(args, config.as_ref()) {
         Ok(subjects) => {
             findings.extend(in_the_way(&subjects));
+            findings.extend(seen_by_masters(&subjects));
             if args.try_connections {
                 findings.extend(trial::try_listeners(&subjects));
             }
@@ -146,8 +153,7 @@ fn runtime_directory() -> Look {
 }
 
 /// Ports that the kernel may give to outgoing connections are not free when a worker needs them.
-fn worker_ports() -> Look {
-    let default = PortRange::default();
+fn worker_ports(range: PortRange) -> Look {
     let Ok(ephemeral) = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range") else {
         return Warning("worker ports: ip_local_port_range cannot be read".to_owned());
     };
@@ -157,13 +163,37 @@ fn worker_ports() -> Look {
     };
     let reserved = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports");
     let reserved = reserved.unwrap_or_default();
-    let (first, last) = (default.first().number(), default.last().number());
+    let (first, last) = (range.first().number(), range.last().number());
     if last < low || high < first || covers(reserved.trim(), first, last) {
-        return Good(format!("worker ports {default}: apart from those of outgoing connections"));
+        return Good(format!("worker ports {range}: apart from those of outgoing connections"));
     }
     Warning(format!(
-        "worker ports {default}: outgoing connections use {low}-{high} as well; \
-         `sysctl -w net.ipv4.ip_local_reserved_ports={default}` keeps them apart"
+        "worker ports {range}: outgoing connections use {low}-{high} as well; \
+         `sysctl -w net.ipv4.ip_local_reserved_ports={range}` keeps them apart"
+    ))
+}
+
+/// While no master runs nobody takes the clients of a worker that has ended to another one: whoever binds its
+/// port gets them, apart from [`Engine::Tproxy`], which gives them to sockets that take `CAP_NET_ADMIN` alone.
+/// Ports below `start` take a capability to bind.
+fn takers_of_ports(engine: Engine, range: PortRange, start: u32) -> Look {
+    if engine == Engine::Tproxy {
+        return Good(format!(
+            "worker ports {range}: with the engine tproxy no other user can take the clients of a worker that has \
+             ended"
+        ));
+    }
+    if u32::from(range.last().number()) < start {
+        return Good(format!(
+            "worker ports {range}: below net.ipv4.ip_unprivileged_port_start ({start}), so that no other user can \
+             take the port of a worker that has ended; workers get theirs as sockets (`socket_activation`)"
+        ));
+    }
+    let closed = u32::from(range.last().number()) + 1;
+    Notice(format!(
+        "worker ports {range}: while no master runs any user of this host may take the port of a worker that \
+         has ended, and get its clients; the engine `tproxy` keeps users out, or `socket_activation` with `sysctl \
+         -w net.ipv4.ip_unprivileged_port_start={closed}`"
     ))
 }
 
@@ -186,11 +216,7 @@ fn connection_tracking() -> Look {
     };
     let ConntrackUsage { entries, limit } = usage;
     match usage.is_nearly_full() {
-        true => Warning(format!(
-            "connection tracking: nearly full, {entries} entries of at most {limit}; beyond that the \
-             kernel drops new connections: raise net.netfilter.nf_conntrack_max, or lower \
-             net.netfilter.nf_conntrack_tcp_timeout_time_wait if most are in TIME_WAIT"
-        )),
+        true => look_of(conntrack_full(usage)),
         false => Good(format!("connection tracking: {entries} entries of at most {limit}")),
     }
 }
@@ -240,7 +266,8 @@ fn subjects(args: &CheckArgs, config: Option<&Config>) -> Result<Vec<Subject>, S
             listeners,
             worker_ports: PortRange::default(),
             engine: args.engine,
-            local_clients: false,
+            // As `run` has it where nobody says otherwise.
+            local_clients: true,
             table: plan.as_ref().map(|plan| TableName::of(plan.name())),
         };
         subjects.push(Subject { of, accepted: Accepted::default(), plan });
@@ -265,6 +292,28 @@ fn in_the_way(subjects: &[Subject]) -> Vec<Look> {
         Ok(found) => found.into_iter().map(look_of).collect(),
         Err(_) if matches!(has_cap_net_admin(), Ok(false)) => vec![not_privileged()],
         Err(error) => vec![Warning(format!("rules and servers of others: {}", causes(&error)))],
+    }
+}
+
+/// What the masters of these clusters alone see, since it shows while connections come. One that does not answer is
+/// passed over: that is not what was asked.
+fn seen_by_masters(subjects: &[Subject]) -> Vec<Look> {
+    let Ok(directory) = ControlDir::locate() else { return Vec::new() };
+    let plans = subjects.iter().filter_map(|subject| subject.plan.as_ref());
+    let found = plans.flat_map(|plan| findings_of_master(&directory, plan.name()));
+    found.map(look_of).collect()
+}
+
+fn findings_of_master(directory: &ControlDir, name: &ClusterName) -> Vec<Finding> {
+    match try_ask(directory, Some(name), Request::Status) {
+        Ok(Ok(Outcome::Status(status))) => {
+            let all = status.findings.into_iter();
+            let its_own = all.filter(|it| it.kind.is_seen_by_masters_alone());
+            its_own
+                .map(|it| Finding { what: format!("cluster {name}: {it}", it = it.what), ..it })
+                .collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -415,6 +464,16 @@ fn try_rules(engine: Engine) -> Result<Protection, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_may_take_the_port_of_a_worker_that_has_ended_is_said() {
+        let range: PortRange = "20000-29999".parse().unwrap();
+        let look = |engine, start| takers_of_ports(engine, range, start).to_string();
+        let open = look(Engine::Redirect, 29_999);
+        assert!(open.starts_with("notice ") && open.contains("port_start=30000`"), "{open}");
+        assert!(look(Engine::Redirect, 30_000).starts_with("ok "));
+        assert!(look(Engine::Tproxy, 1024).starts_with("ok "));
+    }
 
     #[test]
     fn reserved_ports_count_only_if_one_range_holds_all() {

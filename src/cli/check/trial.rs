@@ -149,7 +149,9 @@ fn foresee(
         listeners: &listeners,
         worker_ports: &[port],
         engine: of.engine,
+        local_clients: of.local_clients,
         interfaces: &interfaces,
+        is_picked_up: true,
     };
     let foreseen = ForeignRules::open().and_then(|mut it| it.foresee(listener, client, &traffic));
     foreseen.map_err(|error| causes(&error))

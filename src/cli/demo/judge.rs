@@ -261,7 +261,7 @@ impl Stopped {
     }
 }
 
-fn common(phase: &str, losses: &Losses, silent: usize) -> Vec<String> {
+pub(super) fn common(phase: &str, losses: &Losses, silent: usize) -> Vec<String> {
     let mut faults = Vec::new();
     if losses.count > 0 {
         let first = losses.first.as_deref().unwrap_or("not kept");
@@ -271,7 +271,7 @@ fn common(phase: &str, losses: &Losses, silent: usize) -> Vec<String> {
     faults
 }
 
-fn fault(faults: &mut Vec<String>, count: usize, what: &str) {
+pub(super) fn fault(faults: &mut Vec<String>, count: usize, what: &str) {
     if count > 0 {
         faults.push(format!("{count} {what}"));
     }

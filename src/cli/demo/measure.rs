@@ -37,6 +37,11 @@ impl Window {
         self.failed
     }
 
+    /// The connections that were answered.
+    pub(super) fn answers(&self) -> &[Answered] {
+        &self.answers
+    }
+
     /// The median latency of the answers, and the one that 99 of 100 stay below.
     pub(super) fn latencies(&self) -> [Duration; 2] {
         let mut all: Vec<Duration> = self.answers.iter().map(|answer| answer.latency).collect();
@@ -201,7 +206,8 @@ pub(super) fn seat_of(plan: &Plan, client: IpAddr) -> Option<Seat> {
     plan.worker_for(client).map(|route| route.seat)
 }
 
-fn began_answer(answer: &Answered) -> Instant {
+/// When a connection began that was answered.
+pub(super) fn began_answer(answer: &Answered) -> Instant {
     answer.at - answer.latency
 }
 

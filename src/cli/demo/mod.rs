@@ -1,6 +1,7 @@
 //! `ipcluster demo`: a cluster in a network of its own, under load, through everything that can
 //! happen to it. What it prints is measured, and judged: see [`judge`].
 
+mod fleet;
 mod judge;
 mod measure;
 mod stage;
@@ -17,6 +18,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
 use super::Failed;
+pub(super) use fleet::run as run_fleet;
 use judge::{Killed, Reloads, Scaled, Steady};
 use measure::Window;
 use stage::{Hands, Stage};
@@ -95,7 +97,7 @@ impl Show<'_> {
         const NAME: &str = "steady state";
         let plan = self.stage.plan_in_force()?;
         let from = hands.began();
-        let (report, until) = self.rounds(hands, NAME, from, 2)?;
+        let (report, until) = rounds(self.table, self.clients, hands, NAME, from, 2)?;
         let window = Window::of(&report, from, until);
         let [least_share, most_share] = window.shares(WORKERS);
         let steady = Steady {
@@ -123,10 +125,10 @@ impl Show<'_> {
             in_force.push((Instant::now(), reloaded.generation));
             swaps.push(Duration::from_secs_f64(reloaded.swap_seconds));
             let mark = hands.counters().started + BETWEEN_RELOADS;
-            self.wait(hands, &name, |counters| counters.answered + counters.failed >= mark)?;
+            wait(self.table, hands, &name, |counters| counters.answered + counters.failed >= mark)?;
         }
         let last = in_force.last().map_or(from, |(at, _)| *at);
-        let (report, until) = self.rounds(hands, &name, last, 1)?;
+        let (report, until) = rounds(self.table, self.clients, hands, &name, last, 1)?;
         let window = Window::of(&report, from, until);
         let reloads = Reloads {
             wanted: RELOADS,
@@ -163,7 +165,7 @@ impl Show<'_> {
             |event| matches!(event, Event::InForce { occupied, seats, .. } if occupied == seats),
             tick,
         )?;
-        let (report, until) = self.rounds(hands, NAME, replaced, 1)?;
+        let (report, until) = rounds(self.table, self.clients, hands, NAME, replaced, 1)?;
         let window = Window::of(&report, from, until);
         let of_victim = |client| measure::seat_of(plan, client) == Some(VICTIM);
         // Only these may fail: connections to the dead worker, begun before the rules had changed.
@@ -203,7 +205,7 @@ impl Show<'_> {
         let scaled = Instant::now();
         let after = self.stage.plan_in_force()?;
         let processes = self.stage.processes()?;
-        self.rounds(&hands, &name, scaled, 1)?;
+        rounds(self.table, self.clients, &hands, &name, scaled, 1)?;
         let report = hands.stop();
         let window = Window::of(&report, from, report.began() + report.elapsed());
         let judged = Scaled {
@@ -223,50 +225,51 @@ impl Show<'_> {
         verdict(judged.faults())?;
         Ok((report, processes))
     }
+}
 
-    /// Waits until every client has been answered by connections begun after `since`, in so many
-    /// rounds of all of them. Who is still silent after a time is for the phase to judge.
-    fn rounds(
-        &self,
-        hands: &Hands,
-        name: &str,
-        since: Instant,
-        rounds: u64,
-    ) -> Result<(Report, Instant), Failed> {
-        let round = self.clients.len() as u64;
-        let give_up = Instant::now() + stage::PATIENCE;
-        let begun = if since == hands.began() { 0 } else { hands.counters().started };
-        let mut mark = begun + rounds * round;
-        loop {
-            self.wait(hands, name, |counters| counters.answered + counters.failed >= mark)?;
-            let until = Instant::now();
-            let report = report_until(hands, until);
-            let silent = Window::of(&report, since, until).silent(self.clients, since);
-            if silent == 0 || until > give_up {
-                return Ok((report, until));
-            }
-            // A few connections take longer than those begun after them.
-            mark += round / 20;
+/// Waits until every client has been answered by connections begun after `since`, in so many
+/// rounds of all of them. Who is still silent after a time is for the phase to judge.
+fn rounds<const N: usize>(
+    table: &Table<N>,
+    clients: &[IpAddr],
+    hands: &Hands,
+    name: &str,
+    since: Instant,
+    rounds: u64,
+) -> Result<(Report, Instant), Failed> {
+    let round = clients.len() as u64;
+    let give_up = Instant::now() + stage::PATIENCE;
+    let begun = if since == hands.began() { 0 } else { hands.counters().started };
+    let mut mark = begun + rounds * round;
+    loop {
+        wait(table, hands, name, |counters| counters.answered + counters.failed >= mark)?;
+        let until = Instant::now();
+        let report = report_until(hands, until);
+        let silent = Window::of(&report, since, until).silent(clients, since);
+        if silent == 0 || until > give_up {
+            return Ok((report, until));
         }
+        // A few connections take longer than those begun after them.
+        mark += round / 20;
     }
+}
 
-    fn wait(
-        &self,
-        hands: &Hands,
-        name: &str,
-        enough: impl Fn(lab::Counters) -> bool,
-    ) -> Result<(), Failed> {
-        let give_up = Instant::now() + stage::PATIENCE;
-        while !enough(hands.counters()) {
-            if Instant::now() > give_up {
-                return Err(Failed::new(format!("{name}: the load does not get on"))
-                    .hint("is this machine very busy? 2 CPUs at half load suffice"));
-            }
-            self.table.progress(name, hands.counters())?;
-            std::thread::sleep(stage::LOOK);
+fn wait<const N: usize>(
+    table: &Table<N>,
+    hands: &Hands,
+    name: &str,
+    enough: impl Fn(lab::Counters) -> bool,
+) -> Result<(), Failed> {
+    let give_up = Instant::now() + stage::PATIENCE;
+    while !enough(hands.counters()) {
+        if Instant::now() > give_up {
+            return Err(Failed::new(format!("{name}: the load does not get on"))
+                .hint("is this machine very busy? 2 CPUs at half load suffice"));
         }
-        Ok(())
+        table.progress(name, hands.counters())?;
+        std::thread::sleep(stage::LOOK);
     }
+    Ok(())
 }
 
 /// A report in which no connection is missing that ended before `until`: the load hands them over in

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::config::{Backoff, Config, WorkerCommand};
-use crate::lab::{Load, Network, Pace, RunningLoad};
+use crate::lab::{Load, Namespace, Network, Pace, RunningLoad};
 use crate::master::{Ended, Handle, Master, MasterError, Subscription};
 use crate::nft::Firewall;
 use crate::plan::{Engine, Plan, PlanError, Seat};
@@ -31,7 +31,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// How long a client waits for its answer: a slow machine is not a lost connection.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long new workers are on probation: long enough to be seen, and short for ten reloads.
 const PROBATION: Duration = Duration::from_millis(200);
@@ -41,9 +41,58 @@ pub(super) struct Stage {
     network: Network,
     config: Config,
     pub(super) master: Handle,
-    events: Receiver<(Instant, Event)>,
-    thread: JoinHandle<Result<Ended, MasterError>>,
+    running: RunningMaster,
     runtime: Runtime,
+}
+
+/// A master in a network namespace.
+pub(super) struct RunningMaster {
+    pub(super) handle: Handle,
+    events: Receiver<(Instant, Event)>,
+    pub(super) thread: JoinHandle<Result<Ended, MasterError>>,
+}
+
+impl RunningMaster {
+    /// Starts it.
+    pub(super) fn start(namespace: &Namespace, config: Config) -> Result<Self, Failed> {
+        let (ready, started) = mpsc::channel();
+        let (sender, events) = mpsc::channel();
+        let thread = namespace.spawn("master", move || manage(config, &ready, sender))?;
+        match started.recv() {
+            Ok(handle) => Ok(Self { handle, events, thread }),
+            Err(_) => Err(match thread.join() {
+                Ok(Err(error)) => error.into(),
+                _ => Failed::new("the master ended before it began"),
+            }),
+        }
+    }
+
+    /// Waits for an event of the master, and says when it came.
+    pub(super) fn wait_for(
+        &self,
+        what: &str,
+        is_it: impl Fn(&Event) -> bool,
+        meanwhile: impl Fn() -> Result<(), Failed>,
+    ) -> Result<Instant, Failed> {
+        let give_up = Instant::now() + PATIENCE;
+        let mut trouble = None;
+        while Instant::now() < give_up {
+            match self.events.recv_timeout(LOOK) {
+                Ok((at, event)) if is_it(&event) => return Ok(at),
+                Ok((_, event @ (Event::Failed { .. } | Event::CommitFailed { .. }))) => {
+                    trouble = Some(event.to_string());
+                }
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => meanwhile()?,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        let failed = Failed::new(format!("waited in vain for {what}"));
+        Err(match trouble {
+            Some(trouble) => failed.hint(trouble),
+            None => failed,
+        })
+    }
 }
 
 impl Stage {
@@ -51,18 +100,10 @@ impl Stage {
     pub(super) fn build(workers: u16, engine: Engine) -> Result<Self, Failed> {
         let network = Network::new()?;
         let config = config(workers, engine)?;
-        let (ready, started) = mpsc::channel();
-        let (sender, events) = mpsc::channel();
-        let of_master = config.clone();
-        let thread = network.server().spawn("master", move || manage(of_master, &ready, sender))?;
-        let Ok(master) = started.recv() else {
-            return Err(match thread.join() {
-                Ok(Err(error)) => error.into(),
-                _ => Failed::new("the master ended before it began"),
-            });
-        };
+        let running = RunningMaster::start(network.server(), config.clone())?;
+        let master = running.handle.clone();
         let runtime = current_thread().map_err(cannot_wait)?;
-        let stage = Self { network, config, master, events, thread, runtime };
+        let stage = Self { network, config, master, running, runtime };
         let all = usize::from(workers);
         stage.wait_for(
             "the workers to get ready",
@@ -122,7 +163,7 @@ impl Stage {
 
     /// From now on only what is still to happen counts.
     pub(super) fn forget_events(&self) {
-        while self.events.try_recv().is_ok() {}
+        while self.running.events.try_recv().is_ok() {}
     }
 
     /// Waits for an event of the master, and says when it came.
@@ -132,24 +173,7 @@ impl Stage {
         is_it: impl Fn(&Event) -> bool,
         meanwhile: impl Fn() -> Result<(), Failed>,
     ) -> Result<Instant, Failed> {
-        let give_up = Instant::now() + PATIENCE;
-        let mut trouble = None;
-        while Instant::now() < give_up {
-            match self.events.recv_timeout(LOOK) {
-                Ok((at, event)) if is_it(&event) => return Ok(at),
-                Ok((_, event @ (Event::Failed { .. } | Event::CommitFailed { .. }))) => {
-                    trouble = Some(event.to_string());
-                }
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => meanwhile()?,
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-        }
-        let failed = Failed::new(format!("waited in vain for {what}"));
-        Err(match trouble {
-            Some(trouble) => failed.hint(trouble),
-            None => failed,
-        })
+        self.running.wait_for(what, is_it, meanwhile)
     }
 
     /// Ends the cluster, and looks what is left of it.
@@ -157,7 +181,8 @@ impl Stage {
         let began = Instant::now();
         self.ask(self.master.stop(false))?;
         let rules_left = self.read_kernel()?.is_some();
-        let ended = self.thread.join().map_err(|_| Failed::new("the master panicked"))??;
+        let ended =
+            self.running.thread.join().map_err(|_| Failed::new("the master panicked"))??;
         let took = began.elapsed();
         let is_left = |process: &&PidFd| !process.has_exited().is_ok_and(|exited| exited);
         Ok(Stopped {
@@ -211,10 +236,10 @@ async fn pass_on(mut events: Subscription, sender: Sender<(Instant, Event)>) {
     }
 }
 
-fn current_thread() -> std::io::Result<Runtime> {
+pub(super) fn current_thread() -> std::io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
 
-fn cannot_wait(error: std::io::Error) -> Failed {
+pub(super) fn cannot_wait(error: std::io::Error) -> Failed {
     Failed::new(format!("cannot wait for IO: {error}"))
 }

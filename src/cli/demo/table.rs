@@ -8,37 +8,24 @@ use crate::protocol::{Align, Columns};
 use super::super::{Failed, output};
 use super::measure::Window;
 
-pub(super) struct Table {
-    columns: Columns<6>,
+pub(super) struct Table<const N: usize = 6> {
+    columns: Columns<N>,
     is_live: bool,
 }
 
 impl Table {
-    /// Prints the head.
+    /// Prints the head of the table of one host.
     pub(super) fn begin(title: &str) -> Result<Self, Failed> {
-        let columns = Columns::new(
-            [
-                (16, Align::Left),
-                (12, Align::Right),
-                (9, Align::Right),
-                (15, Align::Right),
-                (11, Align::Right),
-                (11, Align::Right),
-            ],
-            0,
-        );
+        let columns = [
+            (16, Align::Left),
+            (12, Align::Right),
+            (9, Align::Right),
+            (15, Align::Right),
+            (11, Align::Right),
+            (11, Align::Right),
+        ];
         let head = ["phase", "connections", "failed", "clients moved", "p50", "p99"];
-        output::answer(&format!("{title}\n\n{}", columns.line(&head)))?;
-        Ok(Self { columns, is_live: std::io::stdout().is_terminal() })
-    }
-
-    /// On a terminal: how far a phase is.
-    pub(super) fn progress(&self, phase: &str, counters: Counters) -> Result<(), Failed> {
-        if !self.is_live {
-            return Ok(());
-        }
-        let Counters { answered, failed, .. } = counters;
-        output::answer(&format!("\r{phase:<16}({answered} connections so far, {failed} failed)"))
+        Self::with_columns(title, columns, &head)
     }
 
     /// A phase that is over: its connections, how many clients moved, and what there is to say.
@@ -59,8 +46,35 @@ impl Table {
             cells[4] = millis(median);
             cells[5] = millis(p99);
         }
+        self.cells(&cells, lines)
+    }
+}
+
+impl<const N: usize> Table<N> {
+    /// Prints the title and the heads of these columns.
+    pub(super) fn with_columns(
+        title: &str,
+        columns: [(usize, Align); N],
+        head: &[&str; N],
+    ) -> Result<Self, Failed> {
+        let columns = Columns::new(columns, 0);
+        output::answer(&format!("{title}\n\n{}", columns.line(head)))?;
+        Ok(Self { columns, is_live: std::io::stdout().is_terminal() })
+    }
+
+    /// On a terminal: how far a phase is.
+    pub(super) fn progress(&self, phase: &str, counters: Counters) -> Result<(), Failed> {
+        if !self.is_live {
+            return Ok(());
+        }
+        let Counters { answered, failed, .. } = counters;
+        output::answer(&format!("\r{phase:<16}({answered} connections so far, {failed} failed)"))
+    }
+
+    /// One row, and what there is to say below it.
+    pub(super) fn cells(&self, cells: &[String; N], lines: &[String]) -> Result<(), Failed> {
         let mut text = String::from(if self.is_live { "\r\x1b[K" } else { "" });
-        text += &self.columns.line(&cells);
+        text += &self.columns.line(cells);
         lines.iter().for_each(|line| text += &format!("    {line}\n"));
         output::answer(&text)
     }
@@ -71,7 +85,7 @@ impl Table {
     }
 }
 
-impl Drop for Table {
+impl<const N: usize> Drop for Table<N> {
     /// What was wrong begins a line of its own.
     fn drop(&mut self) {
         if self.is_live {

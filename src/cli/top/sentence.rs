@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::text::{amount, span};
-use crate::protocol::EventRecord;
+use crate::protocol::{EventRecord, counted};
 
 /// How much an event matters to an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,9 @@ pub(super) fn sentence(record: &EventRecord) -> Option<(Weight, String)> {
     };
     let seconds = |field: &str| span(of(field).and_then(Value::as_f64).unwrap_or_default());
     let bytes = |field: &str| amount(of(field).and_then(Value::as_u64).unwrap_or_default());
+    let many = |field: &str, what: &str| {
+        counted(of(field).and_then(Value::as_u64).unwrap_or_default(), what)
+    };
     let seat = || format!("seat {}", text("seat"));
     let worker = || format!("{}: worker of generation {}", seat(), text("generation"));
     let ended = || match (of("exit").and_then(Value::as_i64), of("signal").and_then(Value::as_i64))
@@ -35,7 +38,7 @@ pub(super) fn sentence(record: &EventRecord) -> Option<(Weight, String)> {
     use Weight::{Bad, Good, Plain, Warn};
     let (weight, sentence) = match record.event.as_str() {
         "all_bands_ready" | "stats" | "subscribed" => return None,
-        "missed" => (Warn, format!("{} events went by that are not shown", text("count"))),
+        "missed" => (Warn, format!("not shown: {}", many("count", "event"))),
         "ready" => (Plain, format!("{} ready after {}", worker(), seconds("took"))),
         "unproven" => (Warn, format!("{} says it is ready, but does not listen", worker())),
         "ping_timeout" => (Bad, format!("{} does not answer: {}", worker(), text("cause"))),
@@ -73,11 +76,12 @@ pub(super) fn sentence(record: &EventRecord) -> Option<(Weight, String)> {
                 format!("generation {} in force: {occupied} of {seats} seats", text("generation"));
             (Good, sentence)
         }
-        "finishing" => {
-            (Warn, format!("{}: {} connections wait in its sockets", seat(), text("connections")))
-        }
+        "finishing" => (
+            Warn,
+            format!("{}: waiting in its sockets: {}", seat(), many("connections", "connection")),
+        ),
         "queue_lost" => {
-            (Bad, format!("{}: {} waiting connections were reset", seat(), text("connections")))
+            (Bad, format!("{}: reset while waiting: {}", seat(), many("connections", "connection")))
         }
         "on_probation" => (
             Plain,
@@ -108,6 +112,13 @@ pub(super) fn sentence(record: &EventRecord) -> Option<(Weight, String)> {
         "foreign_rule_gone" => (Good, format!("no more: {}", text("rule"))),
         "finding_appeared" => (Warn, format!("in the way: {}", text("what"))),
         "finding_gone" => (Good, format!("no more in the way: {}", text("what"))),
+        "fleet_in_force" => {
+            let (owned, slots) = (text("owned"), text("slots"));
+            let of_fleet = many("members", "member");
+            (Good, format!("fleet in force: {of_fleet}, {owned} of {slots} slots are this host's"))
+        }
+        "fleet_trouble" => (Warn, format!("fleet: {}", text("reason"))),
+        "fleet_trouble_gone" => (Good, format!("fleet, no more: {}", text("reason"))),
         "low_watermark_breached" => {
             (Warn, format!("memory {} above the low mark {}", bytes("used"), bytes("mark")))
         }

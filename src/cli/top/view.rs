@@ -10,7 +10,7 @@ use super::history::Series;
 use super::model::{Link, Model, Prompt};
 use super::sentence::Weight;
 use super::text::{amount, percent, plural, rate, whole};
-use crate::protocol::{Status, WorkerHealth, WorkerState, WorkerStatus};
+use crate::protocol::{Status, WorkerHealth, WorkerState, WorkerStatus, counted};
 
 /// From this width on events stand beside the workers.
 const WIDE: u16 = 130;
@@ -303,7 +303,21 @@ fn draw_workers(frame: &mut Frame<'_>, model: &Model, theme: Theme, area: Rect) 
         .row_highlight_style(Style::new().add_modifier(Modifier::BOLD | Modifier::UNDERLINED))
         .highlight_symbol("> ");
     let mut state = TableState::new().with_selected(Some(model.chosen));
+    let (count, visible) = (model.workers().len(), usize::from(area.height.saturating_sub(1)));
+    if count <= visible || visible < 2 {
+        frame.render_stateful_widget(table, area, &mut state);
+        return;
+    }
+    // What does not fit is counted in the last line.
+    let [area, line] = Layout::vertical([Constraint::Min(0), Constraint::Length(1)]).areas(area);
     frame.render_stateful_widget(table, area, &mut state);
+    let above = state.offset();
+    let below = count.saturating_sub(above + visible - 1);
+    let hidden = [(above, "above"), (below, "below")].into_iter().filter(|(count, _)| *count > 0);
+    let hidden: Vec<String> =
+        hidden.map(|(count, place)| format!("{} {place}", counted(count, "more row"))).collect();
+    let text = format!("    {} (up, down)", hidden.join(", "));
+    frame.render_widget(Paragraph::new(Span::styled(text, theme.faint())), line);
 }
 
 fn figures(worker: &WorkerStatus, model: &Model) -> [String; 9] {

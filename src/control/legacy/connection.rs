@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use crate::control::token_bucket::TokenBucket;
 use crate::line_protocol::{
-    FromWorker, LineDecoder, MessageError, ToWorker, WorkerInfo, WorkerOrder, id_of,
+    FromWorker, LineDecoder, MessageError, ToWorker, WorkerData, WorkerInfo, WorkerOrder, id_of,
 };
 
 /// Bytes to a peer that wait for it to read them, beyond which its connection ends.
@@ -87,7 +87,12 @@ pub enum PeerEvent {
     /// [`PeerLimits::lag`] or more, and once when it is not any more.
     Lagging(Duration),
     /// It asks for its own retirement, for this reason.
-    RetireAsked(String),
+    RetireAsked {
+        /// The reason; empty if it gives none.
+        reason: String,
+        /// What it tells about that.
+        details: Option<WorkerData>,
+    },
     /// It did not answer this order in time, or refused it.
     Unanswered(WorkerOrder),
 }
@@ -122,6 +127,17 @@ pub struct Peer {
     /// When the line that is not complete yet has begun.
     begun: Option<Duration>,
     actions: Vec<PeerAction>,
+    /// What its last ping said, until that is taken.
+    told: Option<Told>,
+}
+
+/// What a worker says of its load and its application.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// How far its event loop is behind.
+    pub(crate) lag: Duration,
+    /// What its application says of itself.
+    pub(crate) app: Option<WorkerData>,
 }
 
 #[derive(Debug)]
@@ -145,6 +161,11 @@ struct Joined {
 }
 
 impl Peer {
+    /// What the last ping said that came since this was asked.
+    pub(crate) fn take_told(&mut self) -> Option<Told> {
+        self.told.take()
+    }
+
     /// A connection of the process `pid` that was accepted at `now`.
     pub fn new(pid: u32, limits: PeerLimits, now: Duration) -> Self {
         Self::resume(pid, limits, LineDecoder::default(), now)
@@ -166,6 +187,7 @@ impl Peer {
             bucket: TokenBucket::full(now),
             begun: Some(now),
             actions: Vec::new(),
+            told: None,
         }
     }
 
@@ -317,6 +339,7 @@ impl Peer {
         let State::Joined(joined) = &mut self.state else { return };
         match message {
             FromWorker::Ping(info) => {
+                self.told = Some(Told { lag: info.lag, app: info.app });
                 // One that finds itself too busy has measured it in its own way.
                 let least = if info.too_busy { self.limits.lag } else { Duration::ZERO };
                 let lag = info.lag.max(least);
@@ -337,9 +360,9 @@ impl Peer {
                     self.actions.push(PeerAction::Report(PeerEvent::Unanswered(order)));
                 }
             }
-            FromWorker::AskRetire { id, reason } => {
+            FromWorker::AskRetire { id, reason, details } => {
                 self.send(&ToWorker::Response { id, refusal: None });
-                self.actions.push(PeerAction::Report(PeerEvent::RetireAsked(reason)));
+                self.actions.push(PeerAction::Report(PeerEvent::RetireAsked { reason, details }));
             }
             FromWorker::Info { id, .. } => {
                 let fault = MessageError::State { message: "info", when: "again after it joined" };

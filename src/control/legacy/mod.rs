@@ -4,4 +4,4 @@
 mod connection;
 
 pub use connection::{Peer, PeerAction, PeerLimits};
-pub(crate) use connection::{PeerEvent, UNREAD_LIMIT};
+pub(crate) use connection::{PeerEvent, Told, UNREAD_LIMIT};

@@ -5,7 +5,7 @@ use std::io;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
-use super::limits::ConnectionLimits;
+use super::limits::{ConnectionLimits, Full};
 use super::operator::OperatorConnection;
 use super::worker_link::WorkerEvent;
 use super::{ControlLimits, ReceivedRequest};
@@ -96,19 +96,27 @@ impl Acceptor {
             return None;
         }
         let pid = peer.pid().unwrap_or(0);
-        let ControlLimits { connections, connections_of_process, .. } = self.limits;
-        match self.connections.acquire(peer.uid(), pid, connections, connections_of_process) {
-            Ok(permit) => {
-                let pid = u32::try_from(pid).unwrap_or(0);
-                let connection =
-                    OperatorConnection::new(stream, self.limits, is_ours && is_control, pid);
-                Some(connection.serve(self.requests.clone(), self.events.clone(), permit))
-            }
-            Err(most) => {
+        let ControlLimits { connections, connections_of_process, waiting, .. } = self.limits;
+        let admission =
+            self.connections.admit(peer.uid(), pid, connections, connections_of_process, waiting);
+        let admission = match admission {
+            Ok(admission) => admission,
+            Err(Full::User(most) | Full::Process(most) | Full::Queue(most)) => {
                 reject(&stream, most);
-                None
+                return None;
             }
-        }
+        };
+        let pid = u32::try_from(pid).unwrap_or(0);
+        let (limits, requests, events) = (self.limits, self.requests.clone(), self.events.clone());
+        Some(async move {
+            let permit = tokio::select! {
+                () = requests.closed() => return,
+                permit = admission.granted() => permit,
+            };
+            // The time for its first line begins when it has a place.
+            let connection = OperatorConnection::new(stream, limits, is_ours && is_control, pid);
+            connection.serve(requests, events, permit).await;
+        })
     }
 }
 

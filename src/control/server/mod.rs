@@ -4,6 +4,7 @@ mod acceptor;
 mod cleanup;
 mod limits;
 mod operator;
+mod presence;
 mod request;
 mod worker_link;
 mod workers_socket;
@@ -14,16 +15,18 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use acceptor::{Acceptor, GateState, accept};
-use cleanup::{SocketCleanup, SocketFile};
+use cleanup::SocketFile;
 use limits::ConnectionLimits;
+use presence::ServedFiles;
 
 use super::directory::io_error;
 use super::{ControlError, Lock, PeerLimits};
 
 pub(crate) use acceptor::AcceptGate;
+pub(crate) use presence::{ControlDescriptors, SharedDescriptors};
 #[cfg(test)]
 pub(crate) use request::ReplyReceiver;
 pub(crate) use request::{ReceivedRequest, Responder};
@@ -34,9 +37,14 @@ pub(crate) use workers_socket::WorkersSocket;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ControlLimits {
     /// Connections of one user at a time, those of workers that have joined not counted; further
-    /// ones are answered with an error at once.
+    /// ones wait until one of them has ended.
     pub connections: usize,
-    /// Connections of one process at a time, counted in the same way.
+    /// How many of one user may wait for that; further ones are answered with an error at once.
+    pub waiting: usize,
+    /// Time for a request, once others wait: whoever says nothing gives up its place to them.
+    pub hurry: Duration,
+    /// Connections of one process at a time, counted in the same way; further ones are answered with an error
+    /// at once.
     pub connections_of_process: usize,
     /// Time for each complete line from a peer, and for the peer to take each reply.
     pub io_timeout: Duration,
@@ -48,6 +56,8 @@ impl Default for ControlLimits {
     fn default() -> Self {
         Self {
             connections: 64,
+            waiting: 512,
+            hurry: Duration::from_millis(500),
             connections_of_process: 16,
             io_timeout: Duration::from_secs(5),
             worker: PeerLimits::default(),
@@ -66,17 +76,7 @@ pub(crate) struct ControlServer {
     events: Option<mpsc::Sender<WorkerEvent>>,
     gate: AcceptGate,
     group: Option<u32>,
-}
-
-/// The descriptors of a [`ControlServer`].
-#[derive(Debug)]
-pub(crate) struct ControlDescriptors {
-    /// The lock file.
-    pub lock: OwnedFd,
-    /// The control socket.
-    pub control: OwnedFd,
-    /// The socket of workers, if they have one of their own.
-    pub workers: Option<OwnedFd>,
+    shared: SharedDescriptors,
 }
 
 impl ControlServer {
@@ -131,6 +131,7 @@ impl ControlServer {
             workers: None,
             events: None,
             group: None,
+            shared: SharedDescriptors::default(),
         })
     }
 
@@ -163,13 +164,10 @@ impl ControlServer {
     ///
     /// # Errors
     /// [`ControlError::Io`]: no descriptor is left.
-    pub(crate) fn descriptors(&self) -> Result<ControlDescriptors, ControlError> {
-        let control = self.listener.as_fd().try_clone_to_owned();
-        Ok(ControlDescriptors {
-            lock: self.lock.descriptor()?,
-            control: control.map_err(io_error("copy the descriptor of", self.lock.socket()))?,
-            workers: self.workers.as_ref().map(WorkersSocket::descriptor).transpose()?,
-        })
+    pub(crate) fn descriptors(&self) -> Result<SharedDescriptors, ControlError> {
+        let workers = self.workers.as_ref().map(|socket| socket.listener.as_fd());
+        self.shared.set(ControlDescriptors::copied(&self.lock, self.listener.as_fd(), workers)?);
+        Ok(self.shared.clone())
     }
 
     /// Accepts peers and hands their commands to `requests`, until its receiver is closed or gone;
@@ -185,19 +183,23 @@ impl ControlServer {
         self,
         requests: mpsc::Sender<ReceivedRequest>,
     ) -> Result<(), ControlError> {
-        let Self { listener, lock, limits, socket_file, gate, workers, events, group } = self;
+        let Self { listener, lock, limits, socket_file, gate, workers, events, group, shared } =
+            self;
         let mut gate = gate.subscribe();
         let listener = UnixListener::from_std(listener);
-        let listener = listener.map_err(io_error("listen on", lock.socket()))?;
+        let mut listener = listener.map_err(io_error("listen on", lock.socket()))?;
         let worker_user = workers.as_ref().and_then(|socket| socket.user);
-        let (workers, workers_file) = match workers {
+        let (mut workers, workers_file) = match workers {
             Some(WorkersSocket { listener, file, .. }) => {
                 let listener = UnixListener::from_std(listener);
                 (Some(listener.map_err(io_error("listen on", &file.path))?), Some(file))
             }
             None => (None, None),
         };
-        let cleanup = SocketCleanup { files: [Some(socket_file), workers_file], _lock: lock };
+        let mut files =
+            ServedFiles::new(lock, socket_file, workers_file, worker_user, group, shared);
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let connections = ConnectionLimits::default();
         let acceptor = Acceptor { limits, connections, worker_user, group, requests, events };
         let mut peers = JoinSet::new();
@@ -211,6 +213,7 @@ impl ControlServer {
                 () = acceptor.requests.closed() => break,
                 Ok(()) = gate.changed() => {}
                 Some(_) = peers.join_next() => {}
+                _ = look.tick(), if is_open => files.look(&mut listener, &mut workers),
                 (accepted, is_control) = accept(&listener, workers.as_ref()), if is_open => match accepted {
                     Ok(stream) => {
                         if let Some(connection) = acceptor.admit(stream, is_control) {
@@ -233,10 +236,10 @@ impl ControlServer {
         // Before anything is waited for: the next master may have begun.
         let _cleanup = match is_handed_over {
             true => {
-                cleanup.keep_files();
+                files.keep();
                 None
             }
-            false => Some(cleanup),
+            false => Some(files),
         };
         // Bounded: the master may keep a responder for ever.
         let last_answers = async { while peers.join_next().await.is_some() {} };
@@ -246,6 +249,9 @@ impl ControlServer {
         Ok(())
     }
 }
+
+/// How often is looked whether the sockets and the lock are in place: three calls of stat(2).
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Peers that wait to be accepted, as the standard library has it; at most `net.core.somaxconn`.
 const BACKLOG: i32 = 128;

@@ -1,6 +1,7 @@
 //! A connection of an operator: requests in, replies out.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -15,6 +16,7 @@ use super::{ControlLimits, ReceivedRequest};
 use crate::control::token_bucket::TokenBucket;
 use crate::control::{LineDecoder, MessageError, Peer, PeerLimits, Reply};
 use crate::line_protocol::is_worker_line;
+use crate::process::peer_process;
 use crate::protocol::ErrorReply;
 use crate::protocol::Request;
 
@@ -56,7 +58,7 @@ impl OperatorConnection {
         events: Option<mpsc::Sender<WorkerEvent>>,
         permit: Permit,
     ) {
-        match self.answer_requests(&requests).await {
+        match self.answer_requests(&requests, &permit).await {
             Ok(None) => tracing::debug!("control connection closed"),
             Ok(Some(Upgrade::Worker(line))) => match events {
                 Some(events) => self.serve_worker(line, events, permit).await,
@@ -80,12 +82,13 @@ impl OperatorConnection {
     async fn answer_requests(
         &mut self,
         requests: &mpsc::Sender<ReceivedRequest>,
+        permit: &Permit,
     ) -> io::Result<Option<Upgrade>> {
         let mut is_first = true;
         loop {
             let incoming = tokio::select! {
                 () = requests.closed() => return Ok(None),
-                incoming = self.read_line() => incoming?,
+                incoming = self.read_line(permit) => incoming?,
             };
             match incoming {
                 Incoming::Line(line) if is_first && is_worker_line(&line) => {
@@ -107,8 +110,8 @@ impl OperatorConnection {
                     return self.refuse(error.into()).await.map(|()| None);
                 }
                 Incoming::Garbled(error) => self.refuse(error.into()).await?,
-                Incoming::TimedOut => {
-                    let seconds = self.limits.io_timeout.as_secs_f64();
+                Incoming::TimedOut(limit) => {
+                    let seconds = limit.as_secs_f64();
                     let failure = ErrorReply::new(format!("no complete line within {seconds} s"));
                     return self.refuse(failure).await.map(|()| None);
                 }
@@ -130,8 +133,10 @@ impl OperatorConnection {
         }
     }
 
-    async fn read_line(&mut self) -> io::Result<Incoming> {
-        let deadline = Instant::now() + self.limits.io_timeout;
+    /// Reads a line. Who says nothing is dropped after a time, and much sooner if others wait for its place.
+    async fn read_line(&mut self, permit: &Permit) -> io::Result<Incoming> {
+        let began = Instant::now();
+        let mut limit = self.limits.io_timeout;
         let mut bytes = [0; 4096];
         loop {
             match self.decoder.line() {
@@ -139,11 +144,21 @@ impl OperatorConnection {
                 Ok(None) => {}
                 Err(error) => return Ok(Incoming::Garbled(error)),
             }
-            match timeout_at(deadline, self.stream.read(&mut bytes)).await {
+            let mut begun_to_wait = pin!(permit.begun_to_wait());
+            // Who begins to wait from here on is not missed.
+            begun_to_wait.as_mut().enable();
+            if permit.is_wanted() {
+                limit = limit.min(self.limits.hurry);
+            }
+            let read = tokio::select! {
+                read = timeout_at(began + limit, self.stream.read(&mut bytes)) => read,
+                () = begun_to_wait => continue,
+            };
+            match read {
                 Ok(Ok(0)) => return Ok(Incoming::End),
                 Ok(Ok(count)) => self.decoder.feed(&bytes[..count]),
                 Ok(Err(error)) => return Err(error),
-                Err(_elapsed) => return Ok(Incoming::TimedOut),
+                Err(_elapsed) => return Ok(Incoming::TimedOut(limit)),
             }
         }
     }
@@ -156,12 +171,17 @@ impl OperatorConnection {
         request: Request,
         requests: &mpsc::Sender<ReceivedRequest>,
     ) -> io::Result<()> {
-        let changes = matches!(request, Request::Command(_) | Request::EndOrphans);
+        let changes = matches!(
+            request,
+            Request::Command(_) | Request::FleetDrain | Request::FleetJoin | Request::EndOrphans
+        );
         if changes && has_gone(&self.stream) {
             let error = "the peer has gone before its request was begun";
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, error));
         }
         let (request, mut replies) = ReceivedRequest::new(request);
+        let request =
+            ReceivedRequest { asker: changes.then(|| peer_process(&self.stream)), ..request };
         if requests.send(request).await.is_err() {
             return self.refuse(ErrorReply::new("the master is ending")).await;
         }
@@ -209,7 +229,8 @@ enum Upgrade {
 enum Incoming {
     Line(String),
     Garbled(MessageError),
-    TimedOut,
+    /// Nothing complete within this time.
+    TimedOut(Duration),
     End,
 }
 
@@ -222,8 +243,10 @@ async fn pass_connection(
     match stream.into_std() {
         Ok(stream) => {
             let (request, _) = ReceivedRequest::new(request);
+            let asker = Some(peer_process(&stream));
+            let stream = Some(stream);
             // The master is ending: the peer sees the end of the connection.
-            let _ = requests.send(ReceivedRequest { stream: Some(stream), ..request }).await;
+            let _ = requests.send(ReceivedRequest { stream, asker, ..request }).await;
         }
         Err(error) => tracing::warn!(%error, "cannot pass a connection to the master"),
     }

@@ -3,6 +3,7 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::Reply;
+use crate::process::{PidFd, ProcessError};
 use crate::protocol::Refusal;
 use crate::protocol::{EventRecord, LogLine, Outcome, Request};
 
@@ -16,6 +17,9 @@ pub(crate) struct ReceivedRequest {
     /// The connection itself, of a [`Request::Handover`]: it is no longer read or written by the
     /// server. It is non-blocking.
     pub stream: Option<std::os::unix::net::UnixStream>,
+    /// The process that asks, of a request that changes the cluster; `None` for one that does not, or that
+    /// came over no connection.
+    pub asker: Option<Result<PidFd, ProcessError>>,
 }
 
 impl ReceivedRequest {
@@ -25,7 +29,7 @@ impl ReceivedRequest {
         let (outcome, answer) = oneshot::channel();
         let responder = Responder { progress, outcome };
         (
-            Self { request: request.into(), responder, stream: None },
+            Self { request: request.into(), responder, stream: None, asker: None },
             ReplyReceiver { progress: steps, answer },
         )
     }

@@ -145,6 +145,7 @@ fn status() -> Status {
     };
     Status {
         waiting: Vec::new(),
+        fleet: None,
         configuration: crate::protocol::ConfigurationStatus::default(),
         schema: crate::protocol::SCHEMA,
         name: name("web"),
@@ -169,6 +170,7 @@ fn status() -> Status {
         retirements: crate::protocol::Retirements::default(),
         given_up: Vec::new(),
         unmanaged: None,
+        connections: Vec::new(),
         workers: (0..1024).map(worker).collect(),
     }
 }
@@ -371,7 +373,8 @@ async fn a_command_of_a_peer_that_has_gone_is_not_begun() {
 
 #[tokio::test]
 async fn peers_beyond_the_limit_are_turned_away() {
-    let mut world = World::new(ControlLimits { connections: 1, ..ControlLimits::default() });
+    let limits = ControlLimits { connections: 1, waiting: 0, ..ControlLimits::default() };
+    let mut world = World::new(limits);
     let mut client = world.client().await;
     let asked =
         tokio::spawn(async move { client.ask(Command::Reload { share: None }, |_| {}).await });
@@ -380,6 +383,42 @@ async fn peers_beyond_the_limit_are_turned_away() {
     assert_eq!(refused.to_string(), "1 control connections already");
     request.responder.finish(Ok(reloaded()));
     asked.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_hundred_that_ask_at_once_wait_for_their_turn_and_are_all_answered() {
+    let limits =
+        ControlLimits { connections: 4, connections_of_process: 1000, ..ControlLimits::default() };
+    let mut world = World::new(limits);
+    let mut asked = JoinSet::new();
+    for _ in 0..100 {
+        let mut client = world.client().await;
+        asked.spawn(async move { client.ask(Command::Promote, |_| {}).await });
+    }
+    for _ in 0..100 {
+        let request = world.next_request().await;
+        request.responder.finish(Ok(reloaded()));
+    }
+    while let Some(answer) = asked.join_next().await {
+        answer.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn peers_that_say_nothing_give_up_their_place_to_those_that_wait() {
+    let limits = ControlLimits {
+        connections: 2,
+        io_timeout: Duration::from_secs(3600),
+        hurry: Duration::from_millis(50),
+        ..ControlLimits::default()
+    };
+    let mut world = World::new(limits);
+    let silent = [world.client().await, world.client().await];
+    let mut client = world.client().await;
+    let asked = tokio::spawn(async move { client.ask(Command::Promote, |_| {}).await });
+    world.next_request().await.responder.finish(Ok(reloaded()));
+    asked.await.unwrap().unwrap();
+    drop(silent);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::limits::Permit;
-use crate::control::{Peer, PeerAction, PeerEvent, UNREAD_LIMIT, WorkerInfo, WorkerOrder};
+use crate::control::{Peer, PeerAction, PeerEvent, Told, UNREAD_LIMIT, WorkerInfo, WorkerOrder};
 
 /// Events of worker connections. Those of one connection come in order: its request to join; if that is
 /// accepted, what the worker does; then the end.
@@ -40,8 +40,12 @@ pub(crate) struct JoinRequest {
     /// What the process says of itself. Its pid is that of the process that connected.
     pub info: WorkerInfo,
     socket: Arc<UnixStream>,
+    told: SharedTold,
     decision: oneshot::Sender<JoinDecision>,
 }
+
+/// What the worker has said last, which the task of its connection writes and the master reads.
+type SharedTold = Arc<Mutex<Told>>;
 
 #[derive(Debug)]
 enum JoinDecision {
@@ -56,7 +60,7 @@ impl JoinRequest {
         // If it has gone meanwhile, its end comes all the same as that of a worker that had joined:
         // see `Driver::decided`.
         let _ = self.decision.send(JoinDecision::Accepted { token, orders });
-        WorkerLink { token, orders: sender, socket: self.socket }
+        WorkerLink { token, orders: sender, socket: self.socket, told: self.told }
     }
 
     /// Tells the process why it does not join, and ends the connection.
@@ -79,12 +83,18 @@ pub(crate) struct WorkerLink {
     token: u64,
     orders: mpsc::UnboundedSender<(WorkerOrder, String)>,
     socket: Arc<UnixStream>,
+    told: SharedTold,
 }
 
 impl WorkerLink {
     /// The token that the connection was accepted with.
     pub(crate) fn token(&self) -> u64 {
         self.token
+    }
+
+    /// What the worker has said last of its load and its application.
+    pub(crate) fn told(&self) -> Told {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends an order to the worker; `reason` is for its log. An order without an answer becomes an event.
@@ -127,6 +137,7 @@ pub(super) async fn serve(
         orders: None,
         token: None,
         permit: Some(permit),
+        told: SharedTold::default(),
     };
     // A loop that has ended wants no worker.
     tokio::select! {
@@ -150,6 +161,7 @@ struct Driver {
     orders: Option<mpsc::UnboundedReceiver<(WorkerOrder, String)>>,
     token: Option<u64>,
     permit: Option<Permit>,
+    told: SharedTold,
 }
 
 /// The connection ends with its task, also where the master still has its end of it.
@@ -196,6 +208,9 @@ impl Driver {
                 // The master has let go of it.
                 Wakeup::Order(None) => return Ok(()),
             };
+            if let Some(told) = self.peer.take_told() {
+                *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+            }
             is_over = self.carry_out(actions).await?;
         }
         Ok(())
@@ -252,9 +267,11 @@ impl Driver {
                 PeerAction::Decide(info) => {
                     let (decision, decided) = oneshot::channel();
                     self.decision = Some(decided);
-                    let socket = Arc::clone(&self.socket);
-                    self.tell(WorkerEvent::JoinRequested(JoinRequest { info, socket, decision }))
-                        .await;
+                    let (socket, told) = (Arc::clone(&self.socket), Arc::clone(&self.told));
+                    *told.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Told { lag: info.lag, app: info.app.clone() };
+                    let request = JoinRequest { info, socket, told, decision };
+                    self.tell(WorkerEvent::JoinRequested(request)).await;
                 }
                 PeerAction::Report(event) => {
                     if let Some(token) = self.token {

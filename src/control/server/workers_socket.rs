@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -74,15 +74,6 @@ impl WorkersSocket {
         rustix::net::listen(&listener, BACKLOG)
             .map_err(|errno| io_error("listen on", path)(errno.into()))?;
         Ok(Self { listener, file: SocketFile::of(path)?, user })
-    }
-
-    /// A copy of its descriptor, to be handed over.
-    ///
-    /// # Errors
-    /// [`ControlError::Io`]: no descriptor is left.
-    pub(crate) fn descriptor(&self) -> Result<OwnedFd, ControlError> {
-        let copy = self.listener.as_fd().try_clone_to_owned();
-        copy.map_err(io_error("copy the descriptor of", &self.file.path))
     }
 
     /// The directory for sockets of workers who may not enter the control directory, made beside it:

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::super::{LocalState, OwnState, Revision, Stored};
 use super::world::{Host, LEASE, LOST_FOR, World};
-use crate::plan::fleet::{Fleet, Member, MemberName, MemberState};
+use crate::plan::fleet::{Fleet, Member, MemberState};
 
 /// A host that reaches the store again has read it after so long: the longest pause, and the times of a few
 /// messages.
-const BACK_AFTER: Duration = Duration::from_secs(8);
+pub(super) const BACK_AFTER: Duration = Duration::from_secs(8);
 
 /// A watch that tells nothing any more is found out after so long.
 const AUDITED_AFTER: Duration = Duration::from_secs(36);
@@ -67,14 +67,34 @@ impl World {
         }
     }
 
+    /// Whoever drains leaves with no slot, and no host that reaches the store still sends it new connections.
+    pub(super) fn check_withdrawal(&self, host: usize) {
+        let host = &self.hosts[host];
+        let drains = |run: &super::world::Run| matches!(run.local, LocalState::Draining { .. });
+        if !host.run.as_ref().is_some_and(drains) {
+            return;
+        }
+        if let Some(stored) = &self.store.fleet {
+            let owned = stored.fleet.owners().owned_by(&host.name);
+            assert_eq!(owned, 0, "{} leaves with {owned} slots", host.name);
+        }
+        let late = self.delay * 2 + Duration::from_secs(1);
+        let reaches = |it: &&Host| self.is_undisturbed(it, BACK_AFTER + late);
+        for other in self.hosts.iter().filter(reaches).filter(|_| !self.has_stuck_watches) {
+            let applied = other.run.as_ref().and_then(|run| run.applied.as_ref());
+            let owned = applied.map_or(0, |(.., fleet)| fleet.owners().owned_by(&host.name));
+            assert_eq!(owned, 0, "{} leaves, and {} still sends it clients", host.name, other.name);
+        }
+    }
+
     /// Whoever has not left is in the fleet for as long as its connections are to be passed to it.
     fn check_removal(&self, member: &Member) {
         let name = member.name();
         let Some((deleted, leaves)) = self.store.deleted.get(name) else {
-            // Not since the store lost its data.
+            // Not since the store lost its data. Who was told before that it leaves need not wait.
             let since = self.now.since(self.store.began);
             assert!(
-                since >= LEASE,
+                since >= LEASE || self.store.left.contains(name),
                 "{name} was taken out {since:?} after the store had lost its data"
             );
             return;
@@ -103,7 +123,7 @@ impl World {
     }
 
     /// Whether a host has had nothing in its way to the store for so long.
-    fn is_undisturbed(&self, host: &Host, span: Duration) -> bool {
+    pub(super) fn is_undisturbed(&self, host: &Host, span: Duration) -> bool {
         let Some(run) = &host.run else { return false };
         let since = run.since.max(run.lost_at).max(host.linked_since).max(self.store.up_since);
         host.linked && self.store.is_up && self.now.since(since) >= span
@@ -120,6 +140,8 @@ impl World {
             self.check_share(host, late);
         }
         self.check_the_dead(late);
+        self.check_doubt(late);
+        self.check_owned(late);
     }
 
     /// A host that reaches the store is behind it for no longer than its watch is late. So two hosts that have
@@ -128,18 +150,22 @@ impl World {
         if !self.is_undisturbed(host, BACK_AFTER + late) {
             return;
         }
-        let known = |(at, _): &&(_, Revision)| self.now.since(*at) >= late;
+        let known = |(at, _): &&(_, Stored)| self.now.since(*at) >= late;
         let Some((at, newest)) = self.store.written.iter().rfind(known) else { return };
+        if newest.modified < self.store.fleet_deleted {
+            // Who has read all after that cannot know it.
+            return;
+        }
         let applied = host.run.as_ref().and_then(|run| run.applied.as_ref());
         let Some(stored) = &self.store.fleet else { return };
-        if applied.is_some_and(|(.., known)| *known == stored.fleet) {
+        if applied.is_some_and(|(.., known)| [&stored.fleet, &newest.fleet].contains(&known)) {
             // Of the same number too, by chance, in a store before this one.
             return;
         }
         let of_this_store = applied.filter(|(store, ..)| *store == self.store.id);
         let revision = of_this_store.map_or(Revision::NONE, |(_, revision, _)| *revision);
         let since = self.now.since(*at);
-        assert!(revision >= *newest, "{} is behind the store, by {since:?}", host.name);
+        assert!(revision >= newest.modified, "{} is behind the store, by {since:?}", host.name);
     }
 
     /// A host that is ready and reaches the store has its share, once all have had the time to hear of it.
@@ -148,7 +174,7 @@ impl World {
         let ready_for = self.now.since(run.local_since);
         let span = BACK_AFTER + LEASE * 2 + late * 2;
         let is_ready = run.local == LocalState::Ready && ready_for >= span;
-        if !is_ready || !self.is_undisturbed(host, span) || self.has_hand_at_work() {
+        if !is_ready || !self.is_undisturbed(host, span) || self.has_hand_at_work(late) {
             return;
         }
         let name = &host.name;
@@ -160,9 +186,10 @@ impl World {
         assert!(stored.fleet.owners().owned_by(name) > 0, "{name} owns nothing");
     }
 
-    /// Somebody has just ended a lease or deleted the fleet by hand, which is mended in a moment.
-    fn has_hand_at_work(&self) -> bool {
-        let span = LEASE + Duration::from_secs(2) + self.delay * 8;
+    /// Somebody has just ended a lease or deleted the fleet by hand, which is mended in a moment; or when it is found
+    /// out, where a watch tells nothing any more.
+    fn has_hand_at_work(&self, late: Duration) -> bool {
+        let span = LEASE + Duration::from_secs(2) + self.delay * 8 + late;
         self.touched_at.is_some_and(|at| self.now.since(at) < span)
     }
 

@@ -9,11 +9,15 @@
 //!
 //! * Hosts that have put a revision in force have the same fleet, and no host goes back.
 //! * A host that reaches the store is behind it for no longer than its watch is late.
+//! * Two hosts that reach the store both own a slot for no longer than a watch is late, and the one with the newer
+//!   fleet passes the connections of the other on to it (`doubt.rs`).
 //! * Every slot of every fleet has an owner that serves. Who is ready and reaches the store owns its share; who is
 //!   gone owns nothing, as long as another host serves.
+//! * While a host serves, every slot has an owner that is ready and that knows it (`doubt.rs`).
+//! * Where the fleet was deleted it is written anew from the latest that anybody knows who reaches the store.
 //! * Whoever has not left stays in the fleet, so that its connections are passed to it, for as long as it may.
 //! * Where only the store has trouble, no host ever loses a slot.
-//! * Who drains and has no connections leaves, and is in the fleet no more.
+//! * Who drains gives its slots away first, and leaves when it has no connections; it is in the fleet no more.
 //! * Nothing is asked without a pause.
 //!
 //! ```text
@@ -23,6 +27,7 @@
 //! ```
 
 mod checks;
+mod doubt;
 mod random;
 mod store;
 mod world;
@@ -45,8 +50,13 @@ const FAULTS: &[(Sabotage, &str)] = &[
     (Sabotage::TakesWhatIsMissingForLost, "lost"),
     (Sabotage::ForgetsTheLost, "was taken out"),
     (Sabotage::NeverLeaves, "has not left"),
+    (Sabotage::LeavesBeforeItsSlotsDo, "leaves with"),
+    (Sabotage::KeepsItsSlots, "both own a slot"),
+    (Sabotage::ForgetsFormerOwners, "cuts the connections"),
     (Sabotage::NeverAudits, "is behind the store"),
     (Sabotage::DoesNotHearOfALostLease, "is not in the fleet"),
+    (Sabotage::TakesItsFleetForTheLatest, "writes an older fleet"),
+    (Sabotage::TakesNoSlots, "has had no owner"),
 ];
 
 #[test]
@@ -58,6 +68,21 @@ fn every_history_keeps_the_invariants() {
         return;
     }
     check_histories(HISTORIES, |seed| failure_of(seed, None));
+}
+
+/// Histories that have failed once.
+///
+/// * 88657: the fleet is deleted while the only host has a watch that tells nothing any more.
+/// * 93544: a host leaves; while another one is cut off it comes again, and its lease ends. The other one took it for
+///   one that had left, and cut its connections.
+/// * 3365, 97541: a host that has never had a fleet is cut off; when it is back the fleet has just been deleted, and it
+///   began one from nothing where others knew one.
+/// * 89765: a fleet is deleted before the host that wrote it was told of it.
+#[test]
+fn histories_that_have_failed_keep_the_invariants() {
+    for seed in [88657, 93544, 3365, 97541, 89765] {
+        assert_eq!(failure_of(seed, None), None, "IPCLUSTER_SIM_SEED={seed}");
+    }
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! A store as etcd is one: revisions, leases, comparisons before a write, a log that is compacted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{Change, Instance, Lease, Published, Revision, Stored};
-use crate::plan::fleet::{Fleet, Member, MemberName};
+use crate::plan::fleet::{Fleet, Member, MemberName, MemberState};
 use crate::protocol::Timestamp;
 
 /// What the store holds.
@@ -22,9 +22,17 @@ pub(super) struct Store {
     pub(super) members: BTreeMap<MemberName, (Published, Lease)>,
     /// Since when a member has had no key.
     pub(super) deleted: BTreeMap<MemberName, (Timestamp, bool)>,
+    /// Who has said that it leaves, to this store or to one before it, and has not come again. Hosts that were told
+    /// still know it when the data is lost.
+    pub(super) left: BTreeSet<MemberName>,
     pub(super) fleet: Option<Stored>,
-    /// When each fleet was written.
-    pub(super) written: Vec<(Timestamp, Revision)>,
+    /// When the fleet was deleted by hand last.
+    pub(super) fleet_deleted: Revision,
+    /// Where the fleet had been deleted by hand: the revision at which it was written anew, and that of the fleet which
+    /// it was made from.
+    pub(super) written_anew: Vec<(Revision, Revision)>,
+    /// Each fleet that was written, and when.
+    pub(super) written: Vec<(Timestamp, Stored)>,
     pub(super) leases: BTreeMap<Lease, Timestamp>,
     log: Vec<(Revision, Vec<Change>)>,
     compacted: Revision,
@@ -49,13 +57,22 @@ impl Store {
             revision: Revision(1),
             members: BTreeMap::new(),
             deleted: BTreeMap::new(),
+            left: BTreeSet::new(),
             fleet: None,
+            fleet_deleted: Revision::NONE,
+            written_anew: vec![],
             written: vec![],
             leases: BTreeMap::new(),
             log: vec![],
             compacted: Revision(0),
             next_lease: id * 1_000_000,
         }
+    }
+
+    /// The store after all its data was lost.
+    pub(super) fn replaced(&mut self, now: Timestamp) {
+        let left = std::mem::take(&mut self.left);
+        *self = Self { left, ..Self::new(self.id + 1, now) };
     }
 
     pub(super) fn content(&self) -> Vec<Change> {
@@ -94,7 +111,7 @@ impl Store {
         instance: Instance,
         lease: Lease,
         expected: Revision,
-        leaves: bool,
+        (knows, leaves): (u64, bool),
     ) -> Written {
         let known = self.members.get(member.name());
         if known.map_or(Revision::NONE, |(published, _)| published.modified) != expected {
@@ -105,23 +122,35 @@ impl Store {
         }
         let modified = Revision(self.revision.0 + 1);
         let created = known.map_or(modified, |(published, _)| published.created);
-        let name = member.name().clone();
-        let published = Published { member, instance, created, modified, leaves };
+        let (name, state) = (member.name().clone(), member.state());
+        let published = Published { member, instance, created, modified, knows, leaves };
         self.deleted.remove(&name);
+        if leaves {
+            self.left.insert(name.clone());
+        } else if state != MemberState::Draining {
+            // Who says once more that it drains, to a store that has lost its data, has not come again.
+            self.left.remove(&name);
+        }
         self.members.insert(name, (published.clone(), lease));
         self.commit(vec![Change::Member(published)]);
         Written::At(modified)
     }
 
-    pub(super) fn swap(&mut self, fleet: Arc<Fleet>, expected: Revision, now: Timestamp) -> bool {
+    pub(super) fn swap(
+        &mut self,
+        fleet: Arc<Fleet>,
+        version: u64,
+        expected: Revision,
+        now: Timestamp,
+    ) -> bool {
         let known = self.fleet.as_ref().map_or(Revision::NONE, |stored| stored.modified);
         if known != expected {
             return false;
         }
         let modified = Revision(self.revision.0 + 1);
-        let stored = Stored { fleet, modified };
+        let stored = Stored { fleet, version, modified };
         self.fleet = Some(stored.clone());
-        self.written.push((now, modified));
+        self.written.push((now, stored.clone()));
         self.commit(vec![Change::Fleet(stored)]);
         true
     }
@@ -129,6 +158,7 @@ impl Store {
     pub(super) fn delete_fleet(&mut self) {
         if self.fleet.take().is_some() {
             self.commit(vec![Change::FleetGone]);
+            self.fleet_deleted = self.revision;
         }
     }
 

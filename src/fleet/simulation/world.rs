@@ -26,6 +26,13 @@ const TROUBLED: Duration = Duration::from_secs(90);
 /// then the time of a member that is lost.
 const CALM: Duration = Duration::from_secs(100);
 
+/// Few, so that each history is short.
+pub(super) const SLOTS: u32 = 60;
+
+/// Of so many histories, one is of hosts that are cut off while the fleet is deleted.
+const DELETING: u64 = 16;
+const DELETING_AT: u64 = 5;
+
 /// What is broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sabotage {
@@ -36,8 +43,13 @@ pub(super) enum Sabotage {
     TakesWhatIsMissingForLost,
     ForgetsTheLost,
     NeverLeaves,
+    LeavesBeforeItsSlotsDo,
+    KeepsItsSlots,
+    ForgetsFormerOwners,
     NeverAudits,
     DoesNotHearOfALostLease,
+    TakesItsFleetForTheLatest,
+    TakesNoSlots,
 }
 
 /// What happens, with the run and the connection of a host that it is for.
@@ -158,6 +170,12 @@ pub(super) struct World {
     pub(super) has_stuck_watches: bool,
     pub(super) fleets: BTreeMap<(u64, Revision), Arc<Fleet>>,
     pub(super) last_fleet: Option<Stored>,
+    /// Of each fleet that was written: its version.
+    pub(super) versions: BTreeMap<(u64, Revision), u64>,
+    /// Slots that nobody owns: since when.
+    pub(super) unowned: BTreeMap<usize, Timestamp>,
+    /// Two hosts and a slot that both own: since when.
+    pub(super) doubted: BTreeMap<(usize, usize, usize), Timestamp>,
     pub(super) is_calm: bool,
     /// When somebody last ended a lease or deleted something by hand.
     pub(super) touched_at: Option<Timestamp>,
@@ -193,6 +211,9 @@ impl World {
             has_stuck_watches: false,
             fleets: BTreeMap::new(),
             last_fleet: None,
+            versions: BTreeMap::new(),
+            unowned: BTreeMap::new(),
+            doubted: BTreeMap::new(),
             is_calm: false,
             touched_at: None,
             inputs: 0,
@@ -206,12 +227,34 @@ impl World {
         for second in 0..(TROUBLED + CALM).as_secs() {
             world.schedule(now.after(Duration::from_secs(second)), Event::Probe);
         }
+        if seed % DELETING == DELETING_AT {
+            world.schedule_deletions();
+            return world;
+        }
         for _ in 0..world.random.below(14) {
             let at = now.after(Duration::from_secs(6) + world.random.up_to(TROUBLED));
             let trouble = world.some_trouble();
             world.schedule(at, Event::Trouble(trouble));
         }
         world
+    }
+
+    /// A host is cut off, the fleet changes, and it is deleted when that host is just about to be back.
+    fn schedule_deletions(&mut self) {
+        self.only_store = false;
+        for round in 0..6 {
+            let host = self.random.below(self.hosts.len() as u64);
+            let other = (host + 1) % self.hosts.len() as u64;
+            let [host, other] = [host, other].map(|it| usize::try_from(it).unwrap());
+            let cut_at = self.now.after(Duration::from_secs(9 + round * 14));
+            let span = Duration::from_secs(2) + self.random.up_to(Duration::from_secs(2));
+            let deleted_at = cut_at.after(span + self.random.up_to(Duration::from_secs(3)));
+            let flap = Trouble::Flap { host: other, span: Duration::from_secs(1) };
+            let at = cut_at.after(Duration::from_millis(500));
+            self.schedule(cut_at, Event::Trouble(Trouble::CutOff { host, span }));
+            self.schedule(at, Event::Trouble(flap));
+            self.schedule(deleted_at, Event::Trouble(Trouble::DeleteFleet));
+        }
     }
 
     fn some_trouble(&mut self) -> Trouble {
@@ -339,7 +382,7 @@ impl World {
         let settings = Settings {
             member: self.hosts[host].member.clone(),
             instance: Instance(self.random.next()),
-            shape: Shape { slots: 60, ..Shape::default() },
+            shape: shape(),
             timing: Timing { lease: LEASE, lost_for },
         };
         let (now, local) = (self.now, LocalState::Unknown);
@@ -369,6 +412,9 @@ impl World {
     fn say(&mut self, host: usize, run: u64, local: LocalState) {
         let now = self.now;
         let Some(it) = self.run_of(host, run) else { return };
+        if it.local == LocalState::Stopped {
+            return;
+        }
         let is_leaving = matches!(it.local, LocalState::Draining { .. });
         if is_leaving && !matches!(local, LocalState::Draining { .. } | LocalState::Stopped) {
             return;
@@ -381,7 +427,7 @@ impl World {
 
     /// Gives an input to a host, and does what it answers.
     fn input(&mut self, host: usize, run: u64, input: Input) {
-        let (now, sabotage) = (self.now, self.sabotage);
+        let sabotage = self.sabotage;
         let Some(it) = self.run_of(host, run) else { return };
         let input = match input {
             // Whoever is missing in what is read is taken for one whose key was just deleted.
@@ -398,11 +444,53 @@ impl World {
                     known.filter(|name| !has_key(name)).map(Change::MemberGone).collect();
                 Input::Read { store, revision, content: content.into_iter().chain(gone).collect() }
             }
+            Input::Read { store, revision, content }
+                if sabotage == Some(Sabotage::TakesItsFleetForTheLatest) =>
+            {
+                return self.input_with_the_last_fleet(host, run, store, revision, content);
+            }
             input => input,
         };
+        self.give(host, run, input);
+    }
+
+    /// A fleet that is missing in what is read is told as one that was deleted just now.
+    fn input_with_the_last_fleet(
+        &mut self,
+        host: usize,
+        run: u64,
+        store: u64,
+        revision: Revision,
+        mut content: Vec<Change>,
+    ) {
+        let Some(it) = self.run_of(host, run) else { return };
+        let seen = it.membership.health().revision;
+        let known = it.applied.clone().filter(|(of, ..)| *of == store && seen < revision);
+        let has_fleet = content.iter().any(|change| matches!(change, Change::Fleet(_)));
+        let Some((_, modified, fleet)) = known.filter(|_| !has_fleet) else {
+            return self.give(host, run, Input::Read { store, revision, content });
+        };
+        let version = self.versions.get(&(store, modified)).copied().unwrap_or_default();
+        content.push(Change::Fleet(Stored { fleet, version, modified }));
+        let before = Revision(revision.0 - 1);
+        self.give(host, run, Input::Read { store, revision: before, content });
+        self.give(host, run, Input::Watched { revision, changes: vec![Change::FleetGone] });
+    }
+
+    fn give(&mut self, host: usize, run: u64, input: Input) {
+        let (now, sabotage) = (self.now, self.sabotage);
         let words = self.tells.then(|| format!("{input:?}"));
         let Some(it) = self.run_of(host, run) else { return };
         it.wake_at = None;
+        let input = match input {
+            // It goes at once, where it is to give its slots away first.
+            Input::Local(LocalState::Draining { .. })
+                if sabotage == Some(Sabotage::LeavesBeforeItsSlotsDo) =>
+            {
+                Input::Local(LocalState::Stopped)
+            }
+            input => input,
+        };
         let actions = it.membership.step(input, now);
         let is_gone = it.membership.health().own == OwnState::Gone;
         if let Some(words) = words {
@@ -478,9 +566,21 @@ impl World {
 
     fn apply(&mut self, host: usize, store: u64, fleet: Arc<Fleet>, revision: Revision) {
         self.check_application(host, store, &fleet, revision);
+        let sabotage = self.sabotage;
+        let name = self.hosts[host].name.clone();
         if let Some(run) = &mut self.hosts[host].run {
+            let before = run.applied.take().map(|(.., before)| before);
+            let owned = |fleet: &Fleet| fleet.owners().owned_by(&name);
+            // It says that it has the new fleet, and its rules are those of the one before.
+            let keeps = |before: &Arc<Fleet>| match sabotage {
+                Some(Sabotage::KeepsItsSlots) => true,
+                Some(Sabotage::TakesNoSlots) => owned(&fleet) > owned(before),
+                _ => false,
+            };
+            let fleet = before.filter(keeps).unwrap_or(fleet);
             run.applied = Some((store, revision, fleet));
         }
+        self.check_second_chance(host);
     }
 
     /// When what is sent now will be there.
@@ -515,9 +615,10 @@ impl World {
                 }
                 false => Input::LeaseLost(lease),
             },
-            Action::Publish { lease, state, expected } => {
+            Action::Publish { lease, state, knows, expected } => {
                 let member = member.with_state(state);
-                let written = self.store.publish(member, instance, lease, expected, false);
+                let said = (knows, false);
+                let written = self.store.publish(member, instance, lease, expected, said);
                 self.tell_watches();
                 match written {
                     Written::At(revision) => Input::Publication { written: Some(revision) },
@@ -525,28 +626,41 @@ impl World {
                     Written::NoSuchLease => Input::LeaseLost(lease),
                 }
             }
-            Action::SwapFleet { fleet, expected } => {
+            Action::SwapFleet { fleet, version, expected } => {
                 let expected = match self.sabotage {
                     Some(Sabotage::WritesOverWhatItHasNotSeen) => {
                         self.store.fleet.as_ref().map_or(Revision::NONE, |it| it.modified)
                     }
                     _ => expected,
                 };
+                let fleet = match self.sabotage {
+                    Some(Sabotage::ForgetsFormerOwners) => {
+                        let Shape { slots, seed, kept } = shape();
+                        let anew = Fleet::seeded(slots, seed, kept, fleet.members().clone());
+                        anew.map_or(fleet, Arc::new)
+                    }
+                    _ => fleet,
+                };
                 let before = self.store.fleet.clone();
-                let written = self.store.swap(fleet, expected, self.now);
+                let written = self.store.swap(fleet, version, expected, self.now);
                 if written {
+                    self.versions.insert((self.store.id, self.store.revision), version);
+                    if before.is_none() {
+                        self.check_written_anew(host);
+                    }
                     self.check_fleet(host, before, seen);
                     self.tell_watches();
                 }
                 Input::Swapped(written)
             }
             Action::Withdraw { lease, expected } => {
+                self.check_withdrawal(host);
                 let known = self.store.members.get(&self.hosts[host].name);
                 if let Some((published, _)) = known
                     && published.modified == expected
                 {
-                    let member = published.member.clone();
-                    self.store.publish(member, instance, lease, expected, true);
+                    let (member, said) = (published.member.clone(), (published.knows, true));
+                    self.store.publish(member, instance, lease, expected, said);
                     self.tell_watches();
                 }
                 self.store.revoke(lease, self.now);
@@ -659,8 +773,7 @@ impl World {
                 }
             }
             Trouble::LostData => {
-                let id = self.store.id + 1;
-                self.store = Store::new(id, now);
+                self.store.replaced(now);
                 for host in 0..self.hosts.len() {
                     self.break_connection(host, Duration::from_millis(10));
                 }
@@ -737,4 +850,8 @@ impl Run {
     fn membership_instance(&self) -> Instance {
         self.membership.instance()
     }
+}
+
+fn shape() -> Shape {
+    Shape { slots: SLOTS, ..Shape::default() }
 }

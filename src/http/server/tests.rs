@@ -337,6 +337,51 @@ async fn slow_clients_lose_their_place() {
 }
 
 #[tokio::test]
+async fn health_is_told_beside_two_hundred_clients_that_send_nothing() {
+    let limits = HttpLimits {
+        header: Duration::from_secs(3600),
+        connection: Duration::from_secs(3600),
+        ..HttpLimits::default()
+    };
+    let (address, _server) = serve(&Master::new(1), limits);
+    let mut slow = Vec::new();
+    for _ in 0..200 {
+        slow.push(TcpStream::connect(address).await.unwrap());
+        if slow.len() % 50 == 0 {
+            assert!(get(address, "/healthz").await.ends_with("ok\n"), "beside {}", slow.len());
+        }
+    }
+    // The oldest were closed, the youngest are there.
+    assert_eq!(slow[0].read(&mut [0]).await.unwrap_or(0), 0);
+    let youngest = slow.last_mut().unwrap();
+    let mut byte = [0];
+    let waited = timeout(Duration::from_millis(50), youngest.read(&mut byte)).await;
+    assert!(waited.is_err(), "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_viewer_keeps_its_place_however_many_come_after_it() {
+    let (address, _server) = serve(&Master::new(1), HttpLimits::default());
+    let mut viewer = Viewer::open(address).await;
+    viewer.until("event: status", 1).await;
+    let slow: Vec<TcpStream> = futures_of((0..100).map(|_| TcpStream::connect(address))).await;
+    assert!(get(address, "/healthz").await.ends_with("ok\n"));
+    viewer.until("event: status", 2).await;
+    drop(slow);
+}
+
+/// All of these, one after the other.
+async fn futures_of<T>(
+    all: impl Iterator<Item = impl Future<Output = std::io::Result<T>>>,
+) -> Vec<T> {
+    let mut done = Vec::new();
+    for one in all {
+        done.push(one.await.unwrap());
+    }
+    done
+}
+
+#[tokio::test]
 async fn a_master_that_does_not_answer_holds_its_clients_for_no_longer_than_the_limit() {
     let master = Master::new(1);
     let limits = HttpLimits { connection: Duration::from_millis(300), ..HttpLimits::default() };

@@ -1,10 +1,10 @@
 //! Handing over to the next master: the running master's part.
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tokio::sync::oneshot;
@@ -13,11 +13,11 @@ use super::observer::StepObserver;
 use super::protocol::{
     DescriptorKey, DescriptorKind, HANDOVER_FORMAT, HandoverState, HandshakeStep, Offer,
 };
-use crate::control::{AcceptGate, ControlDescriptors, ReceivedRequest};
+use crate::control::{AcceptGate, ReceivedRequest, SharedDescriptors};
 use crate::master::background::BackgroundThread;
 use crate::master::operators::ServiceNotifier;
 use crate::master::workers::Workers;
-use crate::process::{PidFd, peer_process, send_descriptors};
+use crate::process::{PidFd, ProcessError, peer_process, send_descriptors};
 use crate::protocol::{Refusal, Request, Timestamp};
 use crate::supervisor::Supervisor;
 
@@ -30,7 +30,7 @@ const DESCRIPTORS_AT_ONCE: usize = 64;
 
 /// Hands over to the next master.
 pub(in crate::master) struct Handover {
-    sockets: ControlDescriptors,
+    sockets: SharedDescriptors,
     http: Option<OwnedFd>,
     gate: AcceptGate,
     /// The handshake waits for the other process, which the loop must not. The thread is there from the
@@ -57,10 +57,10 @@ struct OfferedState {
 }
 
 impl Handover {
-    /// `sockets` and `http` are copies of what the control server and the HTTP server listen on; `gate`
+    /// `sockets` and `http` are what the control server and the HTTP server listen on; `gate`
     /// is that of the control server.
     pub(in crate::master) fn new(
-        sockets: ControlDescriptors,
+        sockets: SharedDescriptors,
         http: Option<OwnedFd>,
         gate: AcceptGate,
         thread: BackgroundThread,
@@ -75,30 +75,39 @@ impl Handover {
     pub(in crate::master) async fn give(
         &self,
         request: ReceivedRequest,
+        permitted: Result<(), Refusal>,
         source: &HandoverSource<'_>,
         now: Timestamp,
     ) -> Option<u32> {
-        let ReceivedRequest { request, responder, stream } = request;
-        let (Request::Handover { format }, Some(stream)) = (request, stream) else {
+        let ReceivedRequest { request, responder, stream, .. } = request;
+        let (Request::Handover { format }, Some(mut stream)) = (request, stream) else {
             responder.finish(Err(Refusal::NoHandover));
             return None;
         };
-        let offered = peer_process(&stream)
-            .map_err(|error| {
-                refused(format!("it cannot read the credentials of the peer: {error}"), false)
-            })
-            .and_then(|next| Ok((next, self.offered_state(format, source, now)?)));
+        let next = permitted
+            .map_err(|refusal| refused(refusal.to_string(), false))
+            .and_then(|()| peer_process(&stream).map_err(unknown_peer));
+        let offered = next.and_then(|next| Ok((next, self.offered_state(format, source, now)?)));
+        let (next, offered) = match offered {
+            Ok(offered) => offered,
+            Err(refused) => {
+                // It fits into the empty send buffer of a new connection: this does not wait.
+                if let Err(error) = refused.write(&mut stream) {
+                    tracing::debug!(%error, "cannot send the refusal of a handover");
+                }
+                return None;
+            }
+        };
         // Peers that come now wait for the next master.
         self.gate.set_open(false);
         let (sender, outcome) = oneshot::channel();
         let observer = self.observer.clone();
         self.thread.run(move || {
             // The receiver is dropped only if the loop is.
-            let _ = sender.send(offer(stream, offered, &observer));
+            let _ = sender.send(offer(stream, &next, offered, &observer).map(|()| next.pid()));
         });
         match outcome.await {
-            Ok(Ok(next @ Some(_))) => return next,
-            Ok(Ok(None)) => {}
+            Ok(Ok(next)) => return Some(next),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "handover failed: this master keeps running");
             }
@@ -146,9 +155,10 @@ impl Handover {
         };
         let single = DescriptorKey::single;
         add(single(DescriptorKind::Rules), *rules)?;
-        add(single(DescriptorKind::Lock), self.sockets.lock.as_fd())?;
-        add(single(DescriptorKind::Control), self.sockets.control.as_fd())?;
-        if let Some(socket) = &self.sockets.workers {
+        let sockets = self.sockets.current().ok_or(io::ErrorKind::NotConnected)?;
+        add(single(DescriptorKind::Lock), sockets.lock.as_fd())?;
+        add(single(DescriptorKind::Control), sockets.control.as_fd())?;
+        if let Some(socket) = &sockets.workers {
             add(single(DescriptorKind::Workers), socket.as_fd())?;
         }
         if let Some(http) = &self.http {
@@ -181,43 +191,36 @@ fn refused(message: String, is_transient: bool) -> Offer {
     Offer::Refused { message, is_transient }
 }
 
+fn unknown_peer(error: ProcessError) -> Offer {
+    refused(format!("it cannot read the credentials of the peer: {error}"), false)
+}
+
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Answers a master that asks. Returns the pid of the process that is the master from now on; `None` if
-/// that process was refused. On error it is not the master, and never will be.
+/// Hands over to a master that asks. On error that process has not taken it, and does not any more.
 fn offer(
     mut stream: UnixStream,
-    offered: Result<(PidFd, OfferedState), Offer>,
-    observer: &StepObserver,
-) -> io::Result<Option<u32>> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    match offered {
-        Ok((next, offered)) => {
-            hand_over(&mut stream, &next, offered, observer).map(|()| Some(next.pid()))
-        }
-        Err(refused) => refused.write(&mut stream).map(|()| None),
-    }
-}
-
-/// Hands over. On error the next process has not taken it, and does not any more.
-fn hand_over(
-    stream: &mut UnixStream,
     next: &PidFd,
     offered: OfferedState,
     observer: &StepObserver,
 ) -> io::Result<()> {
+    let stream = &mut stream;
+    stream.set_nonblocking(false)?;
     observer.reach("running: asked");
     let OfferedState { state, descriptors } = offered;
-    Offer::Accepted(state).write(stream)?;
+    // In all, however little of it the peer takes at a time.
+    let mut limited = LimitedStream { stream, until: Instant::now() + PATIENCE };
+    Offer::Accepted(state).write(&mut limited)?;
     for some in descriptors.chunks(DESCRIPTORS_AT_ONCE) {
         let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
-        send_descriptors(&*stream, &[0], &some).map_err(io::Error::other)?;
+        limited.prepare()?;
+        send_descriptors(&*limited.stream, &[0], &some).map_err(io::Error::other)?;
     }
     observer.reach("running: offered");
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     HandshakeStep::Prepared.receive(stream)?;
     observer.reach("running: grants");
     HandshakeStep::Granted.send(stream)?;
@@ -229,6 +232,35 @@ fn hand_over(
             observer.reach("running: ends");
             Ok(())
         }
+    }
+}
+
+/// A stream that is written until a certain time, however the peer reads it.
+struct LimitedStream<'a> {
+    stream: &'a mut UnixStream,
+    until: Instant,
+}
+
+impl LimitedStream<'_> {
+    /// Has the next write end in time.
+    fn prepare(&self) -> io::Result<()> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // Below a microsecond the kernel would be asked for no limit at all.
+        self.stream.set_write_timeout(Some(left.max(Duration::from_micros(1))))
+    }
+}
+
+impl Write for LimitedStream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.prepare()?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -252,5 +284,31 @@ fn kill_silent(stream: &mut UnixStream, next: &PidFd) -> io::Error {
         Err(_) => {
             io::Error::other("the next master did not say that it has taken over, and was killed")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_that_reads_a_byte_at_a_time_does_not_prolong_an_offer() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let reader =
+            std::thread::spawn(move || while theirs.read(&mut [0]).is_ok_and(|n| n > 0) {});
+        let began = Instant::now();
+        let until = began + Duration::from_millis(50);
+        let mut limited = LimitedStream { stream: &mut ours, until };
+        let error = loop {
+            if let Err(error) = limited.write_all(&[0; 64 * 1024]) {
+                break error;
+            }
+        };
+        assert!(is_timeout(&error), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        drop(ours);
+        reader.join().unwrap();
     }
 }

@@ -29,6 +29,9 @@ use crate::protocol::{Request, Snapshot, Timestamp, WorkerSnapshot};
 const ASK_FOR: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
+/// For how long that is no news.
+const SILENT_FOR: Duration = Duration::from_millis(500);
+
 /// How long a running master is waited for that does not answer: it may be stopped.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -86,23 +89,24 @@ impl RunningMaster {
         name: &ClusterName,
         observer: &StepObserver,
     ) -> Result<Option<Self>, MasterError> {
-        let until = Instant::now() + ASK_FOR;
+        let mut waiting = Waiting::begin(name);
         loop {
-            let is_last = Instant::now() >= until;
+            let is_last = waiting.is_over();
             match connect_to_master(directory, name)? {
                 Some((stream, pid)) => match Self::ask(name, stream, pid, observer)? {
                     Answer::Offered(running) => return Ok(Some(*running)),
                     Answer::Refused { reason, is_transient } if is_last || !is_transient => {
                         return Err(MasterError::NotHandedOver { name: name.clone(), reason });
                     }
-                    Answer::Refused { .. } | Answer::Gone => {}
+                    Answer::Refused { reason, .. } => waiting.say(&reason),
+                    Answer::Gone => {}
                 },
                 None if !directory.is_running(name)? => return Ok(None),
                 None if is_last => {
                     let error = ControlError::AlreadyRuns { name: name.clone(), pid: None };
                     return Err(error.into());
                 }
-                None => {}
+                None => waiting.say("it has a lock, and no control socket yet"),
             }
             thread::sleep(ASK_AGAIN);
         }
@@ -249,6 +253,36 @@ impl RunningMaster {
                 reason: format!("the handover failed: {error}"),
             }),
         }
+    }
+}
+
+/// A running master that is waited for, since it cannot hand over just now.
+struct Waiting<'a> {
+    name: &'a ClusterName,
+    began: Instant,
+    /// Why it could not, as was said last.
+    said: Option<String>,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(name: &'a ClusterName) -> Self {
+        Self { name, began: Instant::now(), said: None }
+    }
+
+    fn is_over(&self) -> bool {
+        self.began.elapsed() >= ASK_FOR
+    }
+
+    /// Says what is waited for, if that takes longer than a moment: each reason once.
+    fn say(&mut self, reason: &str) {
+        if self.began.elapsed() < SILENT_FOR || self.said.as_deref() == Some(reason) {
+            return;
+        }
+        let name = self.name;
+        tracing::info!(
+            "waiting until the master of cluster {name} can hand over, {ASK_FOR:?} at most: {reason}"
+        );
+        self.said = Some(reason.to_owned());
     }
 }
 

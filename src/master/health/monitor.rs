@@ -27,7 +27,7 @@ use crate::master::clock::{Clock, QuietTimer};
 use crate::master::error::MasterError;
 use crate::master::waiting::{Periodic, QUIET_INTERVAL, next_multiple, receive, rest_until};
 use crate::master::workers::{Observations, Workers, local_ports_of, worker_port_of};
-use crate::plan::Plan;
+use crate::plan::{Plan, Port, Protocol};
 use crate::process::{
     self, AcceptQueue, NotifyMessage, NotifySocket, OwnConnections, ProcessError, Received,
 };
@@ -39,8 +39,12 @@ use crate::supervisor::{
     Supervisor, WatchLimits, Worker,
 };
 
-/// How often it is looked whether workers that are starting listen.
+/// How often it is looked whether workers that are starting listen: that often at first, and the less often the
+/// longer all of them have been starting, up to the longest interval. A worker is found ready no later than by the
+/// shortest interval or by this part of its start.
 const READINESS_INTERVAL: Duration = Duration::from_millis(10);
+const READINESS_SHARE: u32 = 50;
+const LONGEST_READINESS_INTERVAL: Duration = Duration::from_millis(640);
 
 /// The least time between two checks of workers that are ready: what has no event of its own is known so much
 /// later at most than it could be.
@@ -228,10 +232,11 @@ impl HealthMonitor {
     }
 
     /// Three things to wait for: the result of a check, messages to be read by
-    /// [`Self::next_message`], and work that is due while workers are starting or running.
+    /// [`Self::next_message`], and work that is due while workers are starting or running. `youngest` is for how
+    /// long the worker has been starting that was started last, if any is.
     pub(crate) fn wait(
         &mut self,
-        are_starting: bool,
+        youngest: Option<Duration>,
         are_running: bool,
     ) -> (
         impl Future<Output = CheckResult>,
@@ -239,6 +244,8 @@ impl HealthMonitor {
         impl Future<Output = Task>,
     ) {
         let check_at = self.check_at().filter(|_| are_running);
+        self.readiness_check.set_period(readiness_interval(youngest.unwrap_or_default()));
+        let are_starting = youngest.is_some();
         let Self { readable, rest_until, results, readiness_check, check_timer, .. } = self;
         let task = async move {
             tokio::select! {
@@ -348,8 +355,8 @@ impl HealthMonitor {
         supervisor: &Supervisor,
         now: Timestamp,
     ) -> VecDeque<Input> {
-        let Observations { seen, unseen } = observations;
-        let (mut inputs, mut wanted) = (VecDeque::new(), BTreeMap::new());
+        let Observations { seen, unseen, further } = observations;
+        let (mut inputs, mut wanted) = (further_sockets(further), BTreeMap::new());
         for (worker, seen) in seen {
             let Observation { listens, address, fault, .. } = seen;
             if listens && workers.has_children(worker) {
@@ -475,19 +482,22 @@ impl HealthMonitor {
         if self.detector.drop_unclaimed(clock.now()) {
             self.warn_of_unknown_sender();
         }
-        self.look_at_kernel(workers, clock.now());
+        let mut inputs = self.look_at_kernel(workers, clock.now());
         // Later than the look, so that a queue that it has seen for the first time counts.
         self.check_queues(supervisor.plan(), clock.now());
         self.begin_probes(clock.now());
-        self.detector.changes(clock.now()).into()
+        inputs.extend(self.detector.changes(clock.now()));
+        inputs
     }
 
-    fn look_at_kernel(&mut self, workers: &mut Workers, now: Timestamp) {
+    fn look_at_kernel(&mut self, workers: &mut Workers, now: Timestamp) -> VecDeque<Input> {
+        let mut inputs = VecDeque::new();
         if now < self.look_at || self.detector.look_interval().is_none() {
-            return;
+            return inputs;
         }
         match workers.observe(&self.detector.watched(), true) {
-            Ok(Observations { seen, .. }) => {
+            Ok(Observations { seen, further, .. }) => {
+                inputs = further_sockets(further);
                 self.has_failed = false;
                 self.detector.observed(seen, now);
             }
@@ -505,6 +515,7 @@ impl HealthMonitor {
                 interval => now.after(interval),
             };
         }
+        inputs
     }
 
     /// Looks at the connections of queues that do not get shorter.
@@ -704,6 +715,17 @@ impl HealthMonitor {
     }
 }
 
+/// How often it is looked at workers of which the youngest has been starting for so long. Of powers of two, so that it
+/// does not change all the time.
+fn readiness_interval(youngest: Duration) -> Duration {
+    let longest = (youngest / READINESS_SHARE).min(LONGEST_READINESS_INTERVAL);
+    let mut interval = READINESS_INTERVAL;
+    while interval * 2 <= longest {
+        interval *= 2;
+    }
+    interval
+}
+
 /// The time that this thread has had of a processor: on a busy machine a look takes longer than it costs.
 fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
@@ -741,4 +763,26 @@ fn port_connections(found: BTreeMap<u16, AcceptQueue>) -> BTreeMap<u16, PortConn
     let connections =
         |AcceptQueue { queued, accepted }: AcceptQueue| PortConnections { queued, accepted };
     found.into_iter().map(|(port, queue)| (port, connections(queue))).collect()
+}
+
+/// What the guard is to close beside what listeners are for.
+fn further_sockets(found: BTreeMap<WorkerId, Arc<[(Protocol, Port)]>>) -> VecDeque<Input> {
+    found.into_iter().map(|(worker, ports)| Input::FurtherSockets { worker, ports }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_found_ready_within_a_fiftieth_of_its_start() {
+        let interval =
+            |milliseconds| readiness_interval(Duration::from_millis(milliseconds)).as_millis();
+        assert_eq!([0, 10, 500, 999].map(interval), [10; 4]);
+        assert_eq!([1_000, 1_999, 2_000, 10_000].map(interval), [20, 20, 40, 160]);
+        assert_eq!([32_000, 3_600_000].map(interval), [640; 2]);
+        for age in (0..100_000).step_by(7) {
+            assert!(interval(age) <= u128::max(10, u128::from(age) / 50), "{age}");
+        }
+    }
 }

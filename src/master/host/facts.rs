@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use nix::ifaddrs::getifaddrs;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 
 use crate::nft::{
@@ -20,6 +20,8 @@ use crate::ruleset::TableName;
 pub(crate) struct HostFacts {
     /// Interfaces that are up, but the loopback interface.
     pub(crate) interfaces: Vec<Interface>,
+    /// Addresses of the loopback interface that other hosts can know.
+    pub(crate) on_loopback: Vec<IpAddr>,
     /// `net.netfilter.nf_conntrack_tcp_timeout_established`, in seconds; `None` without connection tracking.
     pub(crate) established_timeout: Option<u32>,
     /// Interfaces with a strict `rp_filter`.
@@ -28,6 +30,8 @@ pub(crate) struct HostFacts {
     pub(crate) taken: Vec<TakenPort>,
     /// Listeners whose address is none of this host.
     pub(crate) not_local: Vec<Listener>,
+    /// Connection tracking takes up a TCP connection in its midst (`net.netfilter.nf_conntrack_tcp_loose`).
+    pub(crate) is_picked_up: bool,
     /// Of the rules of iptables-legacy whether they are the same: the kernel tells nobody of their changes.
     pub(crate) legacy: LegacyDigests,
 }
@@ -95,7 +99,9 @@ pub(crate) fn survey(
         listeners: &all,
         worker_ports: &[of.worker_ports.first(), of.worker_ports.last()],
         engine: of.engine,
+        local_clients: of.local_clients,
         interfaces: &interfaces,
+        is_picked_up: facts.is_picked_up,
     };
     let found = rules.survey(&traffic, of.local_clients)?;
     let conntrack = Conntrack::open().and_then(|mut it| it.usage()).ok().flatten();
@@ -107,10 +113,12 @@ impl HostFacts {
     pub(crate) fn read(listeners: &Listeners) -> Self {
         Self {
             interfaces: interfaces(),
+            on_loopback: on_loopback(),
             established_timeout: sysctl("netfilter/nf_conntrack_tcp_timeout_established"),
             strict_reverse_path: strict_reverse_path(),
             taken: taken(listeners),
             not_local: listeners.iter().filter(|it| !is_local(it.address())).copied().collect(),
+            is_picked_up: sysctl("netfilter/nf_conntrack_tcp_loose") != Some(0),
             legacy: LegacyDigests::read(),
         }
     }
@@ -140,19 +148,29 @@ fn interfaces() -> Vec<Interface> {
             continue;
         }
         let Ok(index) = if_nametoindex(one.interface_name.as_str()) else { continue };
+        let address = ip_address(&one);
         let interface = found.entry(one.interface_name.clone()).or_insert_with(|| Interface {
             index,
             name: one.interface_name,
             addresses: Vec::new(),
         });
-        let Some(address) = one.address else { continue };
-        let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
-        let v6 = address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip()));
-        interface.addresses.extend(v4.or(v6));
+        interface.addresses.extend(address);
     }
     let mut all: Vec<Interface> = found.into_values().collect();
     all.sort_by_key(|it| it.index);
     all
+}
+
+fn on_loopback() -> Vec<IpAddr> {
+    let Ok(all) = getifaddrs() else { return Vec::new() };
+    let of_lo = all.filter(|one| one.flags.contains(InterfaceFlags::IFF_LOOPBACK));
+    of_lo.filter_map(|one| ip_address(&one)).filter(|address| !address.is_loopback()).collect()
+}
+
+fn ip_address(one: &InterfaceAddress) -> Option<IpAddr> {
+    let address = one.address?;
+    let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
 }
 
 /// The kernel takes the larger one of `all` and of the interface.

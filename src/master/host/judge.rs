@@ -1,6 +1,7 @@
 //! What of the state of the host is worth saying, how bad it is, and what helps. Pure.
 
 use super::facts::{Survey, TakenPort};
+use super::interface_addresses;
 use crate::nft::{
     Certainty, ConntrackUsage, FilterEffect, FilterHook, ForeignFilter, ForeignNat, TableFamily,
     TableOrigin, UnreadLegacy,
@@ -57,6 +58,7 @@ pub(crate) fn findings(
     found.extend(
         listeners.iter().filter(|it| it.port().number() == ADMIN_PORT).map(|it| admin_port(*it)),
     );
+    found.extend(interface_addresses::findings(facts, listeners, engine));
     found.extend(survey.rules.filters.iter().map(|rule| filter(rule, engine)));
     found.extend(survey.rules.before.iter().map(nat_before));
     found.extend(survey.rules.after.iter().map(nat_after));
@@ -151,6 +153,20 @@ fn filter(rule: &ForeignFilter, engine: Engine) -> Finding {
                 format!("except port {} from it, or set engine = \"tproxy\"", listener.port());
             (Warning, Kind::Untracked, what, cure)
         }
+        FilterEffect::Proxied => {
+            let what = format!(
+                "{rule} answers clients of {listener} (SYNPROXY), and connects to it from this host, whose connections are led to no worker: every connection ends after its handshake"
+            );
+            (Warning, Kind::FilterDrops, what, "set local_clients = true".to_owned())
+        }
+        FilterEffect::Diverted => {
+            let what = format!(
+                "{rule} hands what comes for {listener} to a socket of another program (tproxy): while one listens there, no worker gets it"
+            );
+            let cure =
+                format!("except port {} from that rule, or choose another port", listener.port());
+            (Warning, Kind::Diverted, what, cure)
+        }
         FilterEffect::Unknown => {
             let what = format!(
                 "{rule} may drop what comes for {listener}: it has an expression that is not known here"
@@ -175,7 +191,7 @@ fn sees_translated(rule: &ForeignFilter) -> bool {
 }
 
 /// How to let translated connections in, or others.
-fn let_in(rule: &ForeignFilter, is_translated: bool) -> String {
+pub(super) fn let_in(rule: &ForeignFilter, is_translated: bool) -> String {
     let (port, protocol) = (rule.listener.port(), rule.listener.protocol());
     let ForeignFilter { family, table, chain, .. } = rule;
     let program = iptables(rule);
@@ -271,7 +287,7 @@ fn nat(finding: Finding, rule: &ForeignNat) -> Finding {
     }
 }
 
-fn place_of_filter(rule: &ForeignFilter) -> FoundRule {
+pub(super) fn place_of_filter(rule: &ForeignFilter) -> FoundRule {
     FoundRule::new(
         (&rule.family, &rule.table, &rule.chain),
         &rule.hook,

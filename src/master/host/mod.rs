@@ -11,7 +11,10 @@
 //! needs one, and a function in `judge.rs`; a row in `docs/neighbours.md`.
 
 mod facts;
+mod interface_addresses;
 mod judge;
+mod lost_entries;
 
 pub(crate) use facts::{HostFacts, Survey, Surveyed, TakenPort, owners_of_ports, survey};
 pub(crate) use judge::{Accepted, conntrack_full, findings, nat_before, none_arrive};
+pub(crate) use lost_entries::{LostEntries, lost_entries};

@@ -19,13 +19,15 @@ pub(super) struct EventLog {
     metrics: Metrics,
     /// What workers print comes to the same place as the log: there it is read once.
     is_beside_output: bool,
+    /// The generation of which every seat has been seen to have a worker.
+    all_ready: Option<Generation>,
 }
 
 impl EventLog {
     pub(super) fn new() -> Self {
         let sender = broadcast::channel(QUEUE).0;
         let (subscribers, metrics) = (Subscribers::default(), Metrics::default());
-        Self { sender, subscribers, metrics, is_beside_output: false }
+        Self { sender, subscribers, metrics, is_beside_output: false, all_ready: None }
     }
 
     /// Says whether what workers print comes to the same place as the log.
@@ -55,8 +57,22 @@ impl EventLog {
             Some(shorter) => log(&shorter),
             None => log(&event),
         }
+        let all_ready = self.note_all_ready(&event);
         // Nobody listens.
         let _ = self.sender.send(event);
+        if let Some(event) = all_ready {
+            self.announce(event);
+        }
+    }
+
+    /// What follows from this event if with it, for the first time, every seat has a worker.
+    fn note_all_ready(&mut self, event: &Event) -> Option<Event> {
+        let Event::InForce { generation, occupied, seats, .. } = *event else { return None };
+        let is_news = occupied == seats && self.all_ready != Some(generation);
+        is_news.then(|| {
+            self.all_ready = Some(generation);
+            Event::AllReady { generation, seats }
+        })
     }
 
     /// Tells those who listen that nothing follows.
@@ -92,6 +108,7 @@ fn log(event: &Event) {
         | Event::Stopping { .. }
         | Event::DrainerStarted { .. }
         | Event::Orphan { .. }
+        | Event::FleetTrouble { .. }
         | Event::Returned { .. }
         | Event::ForeignNatFound { .. } => {
             tracing::warn!("{event}");
@@ -108,6 +125,31 @@ fn log(event: &Event) {
         | Event::MemoryShort { .. }
         | Event::NoneHealthy { .. } => tracing::error!("{event}"),
         Event::Stats(_) => tracing::trace!("{event}"),
+        Event::AllReady { .. } => tracing::debug!("{event}"),
         _ => tracing::info!("{event}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn that_all_seats_have_workers_is_told_once_for_each_generation() {
+        let mut log = EventLog::new();
+        let mut events = log.sender().upgrade().expect("the log has it").subscribe();
+        for (generation, occupied) in [(1, 3), (1, 4), (1, 3), (1, 4), (2, 4), (2, 4)] {
+            let (generation, took) = (Generation(generation), Duration::ZERO);
+            log.announce(Event::InForce { generation, occupied, seats: 4, took });
+        }
+        let mut told = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            if let Event::AllReady { generation, seats } = event {
+                told.push((generation, seats));
+            }
+        }
+        assert_eq!(told, [(Generation(1), 4), (Generation(2), 4)]);
     }
 }

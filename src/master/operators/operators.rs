@@ -215,6 +215,11 @@ impl Operators {
         self.statuses.add(responder);
     }
 
+    /// The master itself wants connections to be counted.
+    pub(crate) fn want_count(&mut self) {
+        self.statuses.want();
+    }
+
     /// Whether it is time to [count](Self::count) connections for those who have asked.
     pub(crate) fn is_count_due(&self) -> bool {
         self.statuses.is_due()
@@ -246,6 +251,7 @@ impl Operators {
             report::status(supervisor, counts, &counters, usage, metrics, foreign, now);
         status.orphans = orphans;
         status.serving = rules.serving();
+        status.connections = rules.counts().counts();
         status.findings = rules.findings(usage);
         status
     }

@@ -89,6 +89,7 @@ pub(crate) fn status(
     Status {
         unmanaged: None,
         configuration: ConfigurationStatus::default(),
+        fleet: None,
         schema: SCHEMA,
         name: plan.name().clone(),
         pid: std::process::id(),
@@ -108,6 +109,7 @@ pub(crate) fn status(
         probation: supervisor.probation(now),
         returns: metrics.returns,
         swaps: metrics.swaps,
+        connections: Vec::new(),
         restarts: metrics.restarts,
         retirements: metrics.retirements,
         waiting,

@@ -49,6 +49,9 @@ pub(super) struct StatusRequests {
     served: Vec<Responder>,
     /// Requests that have come since that count began.
     waiting: Vec<Responder>,
+    /// Whether the master itself wants to know, and whether a count is under way.
+    is_wanted: bool,
+    is_counting: bool,
 }
 
 impl StatusRequests {
@@ -56,7 +59,9 @@ impl StatusRequests {
         let (sender, counts) = mpsc::unbounded_channel();
         let counter = BackgroundThread::new("status-counter")?;
         let processor = Arc::default();
-        Ok(Self { counter, processor, sender, counts, served: Vec::new(), waiting: Vec::new() })
+        let (served, waiting) = (Vec::new(), Vec::new());
+        let (is_wanted, is_counting) = (false, false);
+        Ok(Self { counter, processor, sender, counts, served, waiting, is_wanted, is_counting })
     }
 
     /// Waits for what was counted.
@@ -69,9 +74,14 @@ impl StatusRequests {
         self.waiting.push(responder);
     }
 
+    /// The master itself wants a count.
+    pub(super) fn want(&mut self) {
+        self.is_wanted = true;
+    }
+
     /// Whether it is time to [count](Self::count).
     pub(super) fn is_due(&self) -> bool {
-        self.served.is_empty() && !self.waiting.is_empty()
+        !self.is_counting && (self.is_wanted || !self.waiting.is_empty())
     }
 
     /// Has `job` count for all who wait, and looks up the processor time of the workers with these first
@@ -82,6 +92,7 @@ impl StatusRequests {
         job: impl FnOnce() -> ConnectionCounts + Send + 'static,
     ) {
         self.served.append(&mut self.waiting);
+        (self.is_wanted, self.is_counting) = (false, true);
         let (sender, processor) = (self.sender.clone(), Arc::clone(&self.processor));
         self.counter.run(move || {
             let connections = job();
@@ -94,6 +105,7 @@ impl StatusRequests {
 
     /// Takes out the requests that the finished count was for.
     pub(super) fn take_served(&mut self) -> Vec<Responder> {
+        self.is_counting = false;
         std::mem::take(&mut self.served)
     }
 

@@ -8,7 +8,7 @@ use crate::master::background::BackgroundThread;
 use crate::master::error::{MasterError, causes};
 use crate::master::host::{Accepted, HostFacts, Survey, Surveyed, TakenPort, findings, survey};
 use crate::master::waiting::{QUIET_INTERVAL, next_multiple, receive};
-use crate::nft::{Certainty, ForeignNat, ForeignRules, NftError};
+use crate::nft::{Certainty, ForeignFilter, ForeignNat, ForeignRules, NftError};
 use crate::plan::{Plan, PortRange};
 use crate::protocol::{Event, Finding, FindingKind, ForeignChain, Timestamp};
 
@@ -44,6 +44,7 @@ pub(crate) struct ForeignScanner {
     facts: HostFacts,
     found: Vec<ForeignNat>,
     findings: Vec<Finding>,
+    cuts: Vec<ForeignFilter>,
 }
 
 /// The result of a scan.
@@ -55,7 +56,19 @@ pub(crate) struct Scan {
 }
 
 /// What a scan has found.
-type Found = (HostFacts, Vec<ForeignNat>, Vec<Finding>);
+struct Found {
+    facts: HostFacts,
+    nat: Vec<ForeignNat>,
+    findings: Vec<Finding>,
+    cuts: Vec<ForeignFilter>,
+}
+
+impl Scan {
+    /// Rules or the host are not as they were.
+    pub(super) fn is_news(&self) -> bool {
+        matches!(self.found, Ok(Some(_)))
+    }
+}
 
 impl ForeignScanner {
     /// The first scan is due at once. `accepted` is what may stand in the way, and `worker_ports` is where
@@ -81,6 +94,7 @@ impl ForeignScanner {
             facts: HostFacts::default(),
             found: Vec::new(),
             findings: Vec::new(),
+            cuts: Vec::new(),
         })
     }
 
@@ -115,7 +129,8 @@ impl ForeignScanner {
                     // How full connection tracking is, is asked more often elsewhere.
                     let survey = Survey { conntrack: None, ..survey };
                     let all = findings(&survey, &of.listeners, of.engine, accepted);
-                    Some((facts, survey.rules.before, all))
+                    let (nat, cuts) = (survey.rules.before, survey.rules.cuts);
+                    Some(Found { facts, nat, findings: all, cuts })
                 }),
             };
             // The loop has ended.
@@ -155,9 +170,9 @@ impl ForeignScanner {
         }
     }
 
-    fn note(&mut self, found: (HostFacts, Vec<ForeignNat>, Vec<Finding>)) -> Vec<Event> {
-        let (facts, nat, findings) = found;
-        self.facts = facts;
+    fn note(&mut self, found: Found) -> Vec<Event> {
+        let Found { facts, nat, findings, cuts } = found;
+        (self.facts, self.cuts) = (facts, cuts);
         let nat_before = std::mem::replace(&mut self.found, nat);
         let before = std::mem::replace(&mut self.findings, findings);
         let mut events = Vec::new();
@@ -179,6 +194,16 @@ impl ForeignScanner {
     /// What the last scan has found, for a status.
     pub(super) fn findings(&self) -> &[Finding] {
         &self.findings
+    }
+
+    /// Rules that drop what is in the midst of a connection which connection tracking has no entry of.
+    pub(super) fn cuts(&self) -> &[ForeignFilter] {
+        &self.cuts
+    }
+
+    /// Whether connection tracking takes up a connection in its midst.
+    pub(super) fn is_picked_up(&self) -> bool {
+        self.facts.is_picked_up
     }
 
     /// The nat rules that the last scan has found, for a status.

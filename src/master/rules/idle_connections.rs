@@ -83,7 +83,7 @@ impl IdleConnections {
         let occupants = plan.seats().filter_map(|(_, occupant)| occupant);
         let seated = occupants.flat_map(|occupant| occupant.ports.iter().copied());
         let ports: BTreeSet<u16> =
-            seated.chain(plan.guarded_ports()).map(|port| port.number()).collect();
+            seated.chain(plan.all_guarded_ports()).map(|port| port.number()).collect();
         let is_under_way = Arc::clone(&self.is_under_way);
         self.thread.run(move || {
             keep(&ports, timeout);

@@ -18,6 +18,7 @@ mod commits;
 mod conntrack_usage;
 mod foreign;
 mod idle_connections;
+mod lost_entries;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod rules;
 mod source_load;

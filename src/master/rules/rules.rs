@@ -8,6 +8,7 @@ use super::commits::{CommitWatch, Commits};
 use super::conntrack_usage::{self, ConntrackMonitor};
 use super::foreign::{ForeignScanner, Scan};
 use super::idle_connections::IdleConnections;
+use super::lost_entries::{EntryMonitor, EntrySample};
 use super::source_load::{SourceLoad, SourceLoadMonitor};
 use super::udp_senders::UdpSenders;
 use crate::master::clock::{Clock, QuietTimer};
@@ -16,7 +17,7 @@ use crate::master::host::conntrack_full;
 use crate::master::waiting::{QUIET_INTERVAL, next_multiple, sleep_until};
 use crate::nft::{ConntrackUsage, Firewall, NftError};
 use crate::plan::{Engine, Plan, Seat};
-use crate::protocol::{Event, Finding, ForeignChain, Timestamp};
+use crate::protocol::{Event, Finding, ForeignChain, GenerationCounts, Timestamp};
 use crate::ruleset::CounterValue;
 use crate::supervisor::{Input, Verification};
 
@@ -35,6 +36,7 @@ pub(crate) struct Rules {
     foreign: ForeignScanner,
     arrivals: ArrivalMonitor,
     source_loads: SourceLoadMonitor,
+    entries: EntryMonitor,
     conntrack: ConntrackMonitor,
     /// When it is read how full that table is; `None` while the rules in force do not use it.
     conntrack_check: Option<Timestamp>,
@@ -45,6 +47,9 @@ pub(crate) struct Rules {
     next_tidy: Instant,
     /// How many seats the rules in force lead new connections to, also those of an earlier master.
     serving: u32,
+    counts: GenerationCounts,
+    /// The counts are to be noted for the next master.
+    counts_are_news: bool,
 }
 
 /// Work that is due.
@@ -53,6 +58,8 @@ pub(crate) enum Task {
     TakeArrivals(Arrivals),
     CountSources,
     TakeSources(Vec<SourceLoad>),
+    LookUpEntries,
+    TakeEntries(EntrySample),
     CheckConntrack,
     ReleaseUdpSenders,
     KeepIdleConnections,
@@ -62,19 +69,22 @@ pub(crate) enum Task {
 }
 
 impl Rules {
-    /// `commits` listens since before the rules were read.
+    /// `commits` listens since before the rules were read; `noted` are the counts that an earlier master has
+    /// noted.
     pub(crate) fn new(
         firewall: Firewall,
         commits: CommitWatch,
         foreign: ForeignScanner,
         in_force: Option<&Plan>,
+        noted: Option<GenerationCounts>,
     ) -> Result<Self, MasterError> {
-        Ok(Self {
+        let mut rules = Self {
             firewall,
             commits,
             foreign,
             arrivals: ArrivalMonitor::new()?,
             source_loads: SourceLoadMonitor::new()?,
+            entries: EntryMonitor::new()?,
             conntrack: ConntrackMonitor::default(),
             conntrack_check: Some(Timestamp::ZERO),
             conntrack_timer: QuietTimer::default(),
@@ -82,7 +92,12 @@ impl Rules {
             idle_connections: IdleConnections::new()?,
             next_tidy: Instant::now(),
             serving: in_force.map_or(0, serving),
-        })
+            counts: GenerationCounts::default(),
+            counts_are_news: in_force.is_some(),
+        };
+        let values = rules.connections_by_seat().unwrap_or_default();
+        rules.counts = GenerationCounts::resume(noted, in_force, &values);
+        Ok(rules)
     }
 
     /// Gets ready to [wait](Self::wait) in the runtime of the caller.
@@ -105,12 +120,14 @@ impl Rules {
         let idle_connections_at = self.idle_connections.due();
         let window_ends = self.arrivals.due();
         let sources_at = Some(self.source_loads.due());
+        let entries_at = Some(self.entries.due());
         let Self {
             firewall,
             commits,
             foreign,
             arrivals,
             source_loads,
+            entries,
             udp_senders,
             conntrack_timer,
             next_tidy,
@@ -132,6 +149,8 @@ impl Rules {
                 arrivals = arrivals.finished() => Task::TakeArrivals(arrivals),
                 () = clock.sleep_until(sources_at) => Task::CountSources,
                 loads = source_loads.finished() => Task::TakeSources(loads),
+                () = clock.sleep_until(entries_at) => Task::LookUpEntries,
+                sample = entries.finished() => Task::TakeEntries(sample),
             }
         };
         (task, commits.ready())
@@ -154,11 +173,21 @@ impl Rules {
             }
             Task::CountSources => self.source_loads.begin(plan, now),
             Task::TakeSources(loads) => return self.take_source_loads(loads),
+            Task::LookUpEntries => {
+                let (cuts, is_picked_up) = (self.foreign.cuts(), self.foreign.is_picked_up());
+                self.entries.begin(plan, cuts, is_picked_up, now);
+            }
+            Task::TakeEntries(sample) => return self.entries.take_in(sample).into_iter().collect(),
             Task::ReleaseUdpSenders => self.udp_senders.release(plan),
             Task::KeepIdleConnections => self.idle_connections.look(plan, Instant::now()),
             Task::Tidy => self.tidy(),
             Task::ScanForeign => self.foreign.begin(plan, now),
-            Task::TakeForeign(scan) => return self.foreign.take_in(*scan, now),
+            Task::TakeForeign(scan) => {
+                if scan.is_news() {
+                    self.entries.note_change();
+                }
+                return self.foreign.take_in(*scan, now);
+            }
         }
         Vec::new()
     }
@@ -206,6 +235,11 @@ impl Rules {
             return Err(error);
         }
         self.serving = serving(plan);
+        if self.counts.differs(plan) {
+            self.counters();
+            self.counts.hold(plan);
+            self.counts_are_news = true;
+        }
         self.udp_senders.committed(plan);
         self.conntrack_check.get_or_insert(Timestamp::ZERO);
         self.idle_connections.committed(plan);
@@ -268,17 +302,28 @@ impl Rules {
 
     /// What the counters of the seats say; nothing, if they cannot be read.
     pub(crate) fn counters(&mut self) -> BTreeMap<Seat, CounterValue> {
-        self.firewall.counter_values().unwrap_or_else(|error| {
+        let values = self.firewall.counter_values().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read the connection counters of the seats");
             BTreeMap::new()
-        })
+        });
+        self.counts.read(&connections(&values));
+        values
+    }
+
+    /// How many connections the rules have led to each seat for each generation, as of the last time that the
+    /// counters were read.
+    pub(crate) fn counts(&self) -> &GenerationCounts {
+        &self.counts
+    }
+
+    /// The counts, if they are to be noted for the next master.
+    pub(crate) fn take_news_of_counts(&mut self) -> Option<GenerationCounts> {
+        std::mem::take(&mut self.counts_are_news).then(|| self.counts.clone())
     }
 
     /// How many connections the rules have led to each seat; `None` if that cannot be read.
     pub(crate) fn connections_by_seat(&mut self) -> Option<BTreeMap<Seat, u64>> {
-        let values = self.counters();
-        let of = |(seat, value): (Seat, CounterValue)| (seat, value.connections);
-        Some(values.into_iter().map(of).collect()).filter(|it: &BTreeMap<_, _>| !it.is_empty())
+        Some(connections(&self.counters())).filter(|it| !it.is_empty())
     }
 
     /// How full the connection tracking table is; `None` if that is not known.
@@ -294,8 +339,9 @@ impl Rules {
         let full = usage.filter(|it| it.is_nearly_full()).map(conntrack_full);
         let lost = self.arrivals.finding().cloned();
         let of_host = self.foreign.findings().iter().cloned();
-        let sources = self.source_loads.findings();
-        let mut all: Vec<Finding> = of_host.chain(full).chain(lost).chain(sources).collect();
+        let (sources, entries) = (self.source_loads.findings(), self.entries.finding().cloned());
+        let of_connections = lost.into_iter().chain(sources).chain(entries);
+        let mut all: Vec<Finding> = of_host.chain(full).chain(of_connections).collect();
         all.sort();
         all.truncate(Finding::MOST);
         all
@@ -310,6 +356,10 @@ impl Rules {
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.firewall.as_fd()
     }
+}
+
+fn connections(values: &BTreeMap<Seat, CounterValue>) -> BTreeMap<Seat, u64> {
+    values.iter().map(|(seat, value)| (*seat, value.connections)).collect()
 }
 
 /// The seats that new connections reach.

@@ -69,14 +69,18 @@ pub(crate) fn source_loads(plan: &Plan, connections: &[Connection]) -> Vec<Sourc
 
 /// Reads the connections of the workers in the seats of a plan. Walks all connections of the host.
 fn look(plan: &Plan) -> Result<Vec<SourceLoad>, ProcessError> {
-    let ports: BTreeSet<u16> = match plan.engine() {
+    Ok(source_loads(plan, &Sockets::open()?.connections(&client_ports(plan))?))
+}
+
+/// The local ports of the connections of clients to the workers in the seats of a plan.
+pub(super) fn client_ports(plan: &Plan) -> BTreeSet<u16> {
+    match plan.engine() {
         Engine::Redirect => {
             let occupants = plan.seats().filter_map(|(_, occupant)| occupant);
             occupants.flat_map(|it| it.ports.iter().map(|port| port.number())).collect()
         }
         Engine::Tproxy => plan.listeners().public_ports().iter().map(|it| it.number()).collect(),
-    };
-    Ok(source_loads(plan, &Sockets::open()?.connections(&ports)?))
+    }
 }
 
 fn is_of_interest(plan: &Plan) -> bool {

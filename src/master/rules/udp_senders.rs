@@ -69,7 +69,7 @@ impl UdpSenders {
         let occupants = plan.seats().filter_map(|(_, occupant)| occupant);
         let seated = occupants.flat_map(|occupant| occupant.ports.iter().copied());
         let held: BTreeSet<u16> =
-            seated.chain(plan.guarded_ports()).map(|port| port.number()).collect();
+            seated.chain(plan.all_guarded_ports()).map(|port| port.number()).collect();
         let ports = self.ports.clone();
         self.thread.run(move || delete(&listeners, &ports, &held));
         self.due = (!self.is_last).then(|| Instant::now() + AGAIN_AFTER);

@@ -5,13 +5,16 @@ use crate::master::error::MasterError;
 use crate::master::privilege::needed_capabilities;
 use crate::master::startup::template::limits;
 use crate::process::{
-    ServiceManager, adopt_orphans, allow_nice, keep_only_capabilities, raise_descriptor_limit,
+    Restrictions, ServiceManager, adopt_orphans, allow_nice, keep_only_capabilities,
+    raise_descriptor_limit,
 };
 
 /// What a process has that was dedicated to a master.
 pub(in crate::master) struct Dedicated {
     /// The soft limit of open files as it was before it was raised.
     pub(in crate::master) descriptor_limit: u64,
+    /// What it could not do before.
+    pub(in crate::master) began: Restrictions,
     /// The service manager that the environment names.
     pub(in crate::master) service_manager: Option<ServiceManager>,
 }
@@ -22,6 +25,7 @@ pub(in crate::master) struct Dedicated {
 /// # Errors
 /// [`MasterError::Process`]: the process has more than one thread, or the kernel refuses.
 pub(in crate::master) fn dedicate_process(config: &Config) -> Result<Dedicated, MasterError> {
+    let began = Restrictions::own()?;
     // While the process has CAP_SYS_RESOURCE, if it ever had.
     let nice = config.nice();
     // A greater one than the master's needs no limit, unless it is to be had back.
@@ -51,5 +55,5 @@ pub(in crate::master) fn dedicate_process(config: &Config) -> Result<Dedicated, 
         tracing::warn!(%error, "sd_notify is off");
         None
     });
-    Ok(Dedicated { descriptor_limit, service_manager })
+    Ok(Dedicated { descriptor_limit, began, service_manager })
 }

@@ -9,6 +9,8 @@
 //! | it runs as the user that workers run as | another user cannot pass for one of ours; whoever is the same user can end our workers anyway |
 //! | it is in our network namespace | there the table of this name is the only one |
 //! | its environment says name, seat, generation and ports; or, where the program has overwritten that, the file that it prints to | so did we start it |
+//! | a master has noted it, by its number, its start and the boot, where only we can write | so did we start it, whatever it says of itself |
+//! | one that picks its ports itself: its last argument, which what it starts does not have; its ports when it tells them | so did we start it |
 //! | its own sockets are on the ports that the plan in force gives to its seat and generation | so it is the one that serves |
 //!
 //! All of that is read while a pidfd of it is open that has not ended afterwards. No identity of the
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::master::handover::receive::WorkerRecord;
 use crate::master::workers::{
-    ConfigFingerprint, WorkerLabel, read_end_signals, transport, transports,
+    ConfigFingerprint, NotedProcesses, WorkerLabel, read_end_signals, transport, transports,
 };
 use crate::netlink::Errno;
 use crate::plan::{ClusterName, Generation, Listeners, Plan, Port, Protocol, Seat};
@@ -62,10 +64,13 @@ pub(super) struct Search<'a> {
     sockets: Sockets,
     table: ListenTable,
     holders: Option<PortHolders>,
+    /// What masters have noted.
+    noted: NotedProcesses,
 }
 
 impl<'a> Search<'a> {
-    /// Reads which sockets listen. `users` are those whom workers run as: see [`users`].
+    /// Reads which sockets listen. `users` are those whom workers run as: see [`users`]; `noted` is what masters have
+    /// noted.
     ///
     /// # Errors
     /// The kernel does not list sockets.
@@ -74,6 +79,7 @@ impl<'a> Search<'a> {
         fingerprint: ConfigFingerprint,
         in_force: Option<&'a Plan>,
         users: BTreeSet<u32>,
+        noted: NotedProcesses,
         now: Timestamp,
     ) -> Result<Self, ProcessError> {
         let listeners = in_force.map_or(config.listeners(), Plan::listeners);
@@ -81,7 +87,18 @@ impl<'a> Search<'a> {
         let mut sockets = Sockets::open()?;
         let table = ListenTable::read(&mut sockets, &transports(listeners), ports.clone())?;
         let holders = None;
-        Ok(Self { config, fingerprint, in_force, users, now, ports, sockets, table, holders })
+        Ok(Self {
+            config,
+            fingerprint,
+            in_force,
+            users,
+            now,
+            ports,
+            sockets,
+            table,
+            holders,
+            noted,
+        })
     }
 
     /// The listeners that the workers of the earlier master serve.
@@ -106,7 +123,8 @@ impl<'a> Search<'a> {
         let leaders = Leader::all(&self.users)?;
         for process in leaders.into_iter().filter(|it| !known.contains(&it.pid())) {
             let public = self.listeners().public_ports();
-            let Some(claims) = Claims::of(&process, self.config.name(), public) else { continue };
+            let name = self.config.name();
+            let Some(claims) = Claims::of(&process, name, public, &self.noted) else { continue };
             candidates.push(self.found(process, claims)?);
         }
         Ok(candidates)
@@ -120,7 +138,7 @@ impl<'a> Search<'a> {
     ) -> Result<Candidate, ProcessError> {
         let it = &record.snapshot;
         let ports: Arc<[Port]> = it.ports.as_slice().into();
-        let claims = Claims::of(&process, self.config.name(), &[]);
+        let claims = Claims::of(&process, self.config.name(), &[], &self.noted);
         let fingerprint = claims.and_then(|claims| claims.fingerprint);
         let evidence = Evidence {
             seat: it.seat,
@@ -129,6 +147,7 @@ impl<'a> Search<'a> {
             ports,
             has_sockets: true,
             is_first_process: true,
+            tells_ports: it.ports.is_empty(),
             is_current: fingerprint == Some(self.fingerprint),
             started: it.started,
         };
@@ -136,7 +155,7 @@ impl<'a> Search<'a> {
     }
 
     fn found(&mut self, process: Leader, claims: Claims) -> Result<Candidate, ProcessError> {
-        let Claims { seat, generation, fingerprint, ports, is_first_process } = claims;
+        let Claims { seat, generation, fingerprint, ports, is_first_process, tells_ports } = claims;
         // A process that does not say its ports has those that the plan gives to its place if it listens there.
         // Another one of its place, retired before, has its own.
         let planned = self.in_force.and_then(|plan| planned_ports(plan, seat, generation)).cloned();
@@ -146,6 +165,7 @@ impl<'a> Search<'a> {
         };
         let ports = match ports.or(planned) {
             Some(ports) => ports,
+            None if tells_ports && is_first_process => self.ports_untold(&process)?,
             None => self.held_ports(&process)?,
         };
         let serves = self.serves(process.pid(), &ports)?;
@@ -157,6 +177,7 @@ impl<'a> Search<'a> {
             serves,
             has_sockets: serves || self.holders()?.holds(process.pid(), &numbers)?,
             is_first_process,
+            tells_ports,
             is_current: fingerprint == Some(self.fingerprint),
             started: self.now.before(process.age),
         };
@@ -213,6 +234,17 @@ impl<'a> Search<'a> {
         Ok(held.filter(|port| self.config.worker_ports().contains(*port)).collect())
     }
 
+    /// The ports of a worker that tells them when it connects: those that it can be seen to serve, if their order
+    /// is beyond doubt or if nobody else is known to serve, since no rules are left.
+    fn ports_untold(&mut self, process: &Leader) -> Result<Arc<[Port]>, ProcessError> {
+        let held = self.held_ports(process)?;
+        let is_clear = held.len() == 1 || self.in_force.is_none();
+        match is_clear && self.serves(process.pid(), &held)? {
+            true => Ok(held),
+            false => Ok(Arc::new([])),
+        }
+    }
+
     /// Who holds sockets on worker ports. To know it takes the list of all connections, so it is read
     /// only if a process is not seen to serve, and at most once.
     fn holders(&mut self) -> Result<&PortHolders, ProcessError> {
@@ -241,38 +273,57 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Whether a process that was found says that it is a worker of this cluster.
-pub(in crate::master) fn claims_to_be_of(process: &Leader, name: &ClusterName) -> bool {
-    Claims::of(process, name, &[]).is_some()
+/// Whether a process that was found says that it is a worker of this cluster, or masters have noted that.
+pub(in crate::master) fn claims_to_be_of(
+    process: &Leader,
+    name: &ClusterName,
+    noted: &NotedProcesses,
+) -> bool {
+    Claims::of(process, name, &[], noted).is_some()
 }
 
-/// What a process says of itself.
+/// What a process says of itself, or a master has noted of it.
 struct Claims {
     seat: Seat,
     generation: Generation,
     fingerprint: Option<ConfigFingerprint>,
     ports: Option<Arc<[Port]>>,
     is_first_process: bool,
+    tells_ports: bool,
 }
 
 impl Claims {
-    /// `None` if the process does not say that it is a worker of this cluster. `public` are the public
-    /// ports that the workers serve.
-    fn of(process: &Leader, name: &ClusterName, public: &[Port]) -> Option<Self> {
-        match process.variable("IPCLUSTER_NAME") {
-            Some(said) if said == name.as_str() => Self::in_environment(process, public),
-            Some(_) => None,
-            // It has overwritten its environment.
-            None => {
-                let label: WorkerLabel = process.label.as_deref()?.parse().ok()?;
-                (label.name == *name).then_some(Self {
-                    seat: label.seat,
-                    generation: label.generation,
-                    fingerprint: Some(label.fingerprint),
-                    ports: None,
-                    is_first_process: false,
-                })
-            }
+    /// `None` if nothing says that the process is a worker of this cluster. `public` are the public ports that
+    /// the workers serve.
+    fn of(
+        process: &Leader,
+        name: &ClusterName,
+        public: &[Port],
+        noted: &NotedProcesses,
+    ) -> Option<Self> {
+        let said = process.variable("IPCLUSTER_NAME");
+        if said == Some(name.as_str())
+            && let Some(claims) = Self::in_environment(process, public)
+        {
+            return Some(claims);
+        }
+        if let Some(label) = noted.label_of(process).filter(|label| label.name == *name) {
+            return Some(Self::labelled(label, true));
+        }
+        // It has overwritten its environment.
+        let label = process.label.as_deref().filter(|_| said.is_none())?;
+        let label: WorkerLabel = label.parse().ok()?;
+        (label.name == *name).then(|| Self::labelled(&label, false))
+    }
+
+    fn labelled(label: &WorkerLabel, is_first_process: bool) -> Self {
+        Self {
+            seat: label.seat,
+            generation: label.generation,
+            fingerprint: Some(label.fingerprint),
+            ports: None,
+            is_first_process,
+            tells_ports: false,
         }
     }
 
@@ -288,12 +339,20 @@ impl Claims {
         }
         // Workers of the older system take the ports that they are offered, or others.
         let picks_ports = process.variable("__ZWORKER__").is_some();
+        let seat = process.variable("IPCLUSTER_SEAT")?;
+        // What only the process itself was started with, and not what it has started.
+        let has_argument = || {
+            let workers = process.variable("__ZWORKER__NUM_WORKERS__")?;
+            Some(process.last_argument()? == format!("{seat}:{workers}"))
+        };
+        let is_first = told.is_some() || picks_ports && has_argument().unwrap_or(false);
         Some(Self {
-            seat: Seat(process.variable("IPCLUSTER_SEAT")?.parse().ok()?),
+            seat: Seat(seat.parse().ok()?),
             generation: Generation(process.variable("IPCLUSTER_GENERATION")?.parse().ok()?),
             fingerprint: process.variable("IPCLUSTER_CONFIG").and_then(|text| text.parse().ok()),
             ports: public.iter().map(port).collect::<Option<_>>().filter(|_| !picks_ports),
-            is_first_process: told.is_some(),
+            is_first_process: is_first,
+            tells_ports: picks_ports,
         })
     }
 }

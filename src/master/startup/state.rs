@@ -11,7 +11,7 @@ use crate::master::adoption::{PendingReconfigure, Renewal};
 use crate::master::error::MasterError;
 use crate::master::handover::receive::{Received, WorkerRecord};
 use crate::master::workers::{
-    ConfigFingerprint, ListenerSet, Started, StateFiles, ToldValues, WorkerLabel,
+    ConfigFingerprint, ListenerSet, NotedProcesses, Started, StateFiles, ToldValues, WorkerLabel,
 };
 use crate::plan::{Generation, Plan, PlanError, Port, Seat};
 use crate::process::{Leader, Marked, Output, OutputReader, ProcessError};
@@ -37,9 +37,17 @@ pub(in crate::master) struct AdoptedWorker {
     fingerprint: Option<ConfigFingerprint>,
 }
 
+/// Files in which an earlier master has noted something.
+#[derive(Default)]
+pub(in crate::master) struct LeftFiles<'a> {
+    pub(in crate::master) states: Option<&'a StateFiles>,
+    /// Which processes are workers.
+    pub(in crate::master) noted: NotedProcesses,
+}
+
 impl StartupState {
     /// Finds the workers of an earlier master. `in_force` is the plan that it left, `received` what a
-    /// running master hands over, `fingerprint` that of workers that would be started now, and `users`
+    /// running master hands over, `left` what is in files, `fingerprint` that of workers that would be started now, and `users`
     /// whom workers run as. Changes nothing.
     ///
     /// # Errors
@@ -49,14 +57,15 @@ impl StartupState {
         in_force: Option<&Plan>,
         fingerprint: ConfigFingerprint,
         users: BTreeSet<u32>,
-        states: Option<&StateFiles>,
+        left: LeftFiles<'_>,
         received: Received,
         now: Timestamp,
     ) -> Result<Self, MasterError> {
+        let LeftFiles { states, noted } = left;
         let Received { workers: handed_over, memory } = received;
         let names = handed_over.iter().map(|(_, record)| record.snapshot.worker);
         let mut last_name = names.max().unwrap_or_default();
-        let mut search = Search::begin(config, fingerprint, in_force, users, now)?;
+        let mut search = Search::begin(config, fingerprint, in_force, users, noted, now)?;
         let candidates = search.candidates(handed_over)?;
         let serving: Vec<ServingWorker> = candidates.iter().filter_map(serving_worker).collect();
         let configured = configured_plan(config)?;

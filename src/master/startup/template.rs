@@ -10,7 +10,7 @@ use crate::config::{Config, FileModeMask};
 use crate::control::{ControlDir, WorkersSocket};
 use crate::master::error::MasterError;
 use crate::master::workers::{
-    ConfigCopies, ConfigFingerprint, ConfigTemplate, HookTemplates, ListenerTemplate,
+    ConfigCopies, ConfigFingerprint, ConfigTemplate, HookTemplates, ListenerTemplate, ProcessNotes,
     StartDirectory, StateFiles, Template, logical_directory, set_end_signals, transports,
 };
 use crate::process::{Account, LimitedResource, ResourceLimit, effective_uid};
@@ -46,9 +46,11 @@ impl TemplateSource {
         let control = self.control.as_ref();
         let made_configs = config_template(config, control, account.as_ref())?;
         let states = state_files(config, control, account.as_ref());
+        let notes = control.map(|control| ProcessNotes::of(control, config.name()));
         let template = worker_template(config, &self.paths, self.environment.clone(), account);
         let descriptor_limit = self.descriptor_limit;
-        let template = Template { descriptor_limit, config: made_configs, states, ..template };
+        let template =
+            Template { descriptor_limit, config: made_configs, states, notes, ..template };
         if let Some(listeners) = &template.openings {
             listeners.check_backlog()?;
         }
@@ -128,6 +130,7 @@ fn worker_template(
         private_ports: usize::from(config.private_ports()),
         transports: transports(config.listeners()),
         states: None,
+        notes: None,
         openings: config.socket_activation().then(|| {
             ListenerTemplate::of(config.listeners(), config.engine(), config.backlog()).into()
         }),

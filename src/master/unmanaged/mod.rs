@@ -21,8 +21,10 @@ use super::configuration::settings;
 use super::error::MasterError;
 use super::handover::receive::Received;
 use super::operators::{Metrics, report};
-use super::startup::state::StartupState;
-use super::workers::{ConfigFingerprint, Counted, CountedWorkers, Handshakes, count_sockets};
+use super::startup::state::{LeftFiles, StartupState};
+use super::workers::{
+    ConfigFingerprint, Counted, CountedWorkers, Handshakes, ProcessNotes, count_sockets,
+};
 use crate::config::ConfigBuilder;
 use crate::control::{ControlDir, StartNote};
 use crate::nft::Firewall;
@@ -54,13 +56,17 @@ pub(crate) struct UnmanagedCluster {
 }
 
 impl UnmanagedCluster {
-    /// Finds what there is of a cluster; `None` if there is nothing. Whether a master runs is for the caller
+    /// Finds what there is of a cluster whose masters had their control sockets in this directory; `None` if there is
+    /// nothing. Whether a master runs is for the caller
     /// to know. Changes nothing.
     ///
     /// # Errors
     /// [`MasterError::Rules`], most often without `CAP_NET_ADMIN`; [`MasterError::Process`];
     /// [`MasterError::Unmanaged`].
-    pub(crate) fn find(name: &ClusterName) -> Result<Option<Self>, MasterError> {
+    pub(crate) fn find(
+        directory: &ControlDir,
+        name: &ClusterName,
+    ) -> Result<Option<Self>, MasterError> {
         let mut firewall = Firewall::open(name)?;
         let in_kernel = firewall.read()?;
         let counters = match in_kernel {
@@ -68,7 +74,8 @@ impl UnmanagedCluster {
             None => BTreeMap::new(),
         };
         let users = users_of_processes()?;
-        let processes = Processes::find(name, &users)?;
+        let noted = ProcessNotes::of(directory, name).read();
+        let processes = Processes::find(name, &users, &noted)?;
         if in_kernel.is_none() && processes.is_empty() {
             return Ok(None);
         }
@@ -80,7 +87,7 @@ impl UnmanagedCluster {
             in_kernel.as_ref(),
             ConfigFingerprint::UNKNOWN,
             users.clone(),
-            None,
+            LeftFiles { states: None, noted },
             Received::default(),
             Clock.now(),
         )?;

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
 use crate::master::startup::find_workers::claims_to_be_of;
+use crate::master::workers::NotedProcesses;
 use crate::plan::{ClusterName, Listeners};
 use crate::process::{Leader, Marked, ProcessError, effective_uid, own_ancestors, own_session};
 
-/// The processes that say that they are of a cluster.
+/// The processes that say that they are of a cluster, or that masters have noted as its workers.
 pub(super) struct Processes {
     /// Workers, which lead sessions of their own.
     pub(super) leaders: Vec<Leader>,
@@ -16,15 +17,19 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// Finds them, without this process, those above it, and those of its session: one that a worker has
+    /// Finds them, with those that were `noted`, without this process, those above it, and those of its session: one that a worker has
     /// started, such as an operator's shell, may be asking.
     ///
     /// # Errors
     /// `/proc` cannot be read.
-    pub(super) fn find(name: &ClusterName, users: &BTreeSet<u32>) -> Result<Self, ProcessError> {
+    pub(super) fn find(
+        name: &ClusterName,
+        users: &BTreeSet<u32>,
+        noted: &NotedProcesses,
+    ) -> Result<Self, ProcessError> {
         let own = own_ancestors()?;
         let mut leaders = Leader::all(users)?;
-        leaders.retain(|it| claims_to_be_of(it, name) && !own.contains(&it.pid()));
+        leaders.retain(|it| claims_to_be_of(it, name, noted) && !own.contains(&it.pid()));
         let mut sessions: BTreeSet<u32> = leaders.iter().map(Leader::pid).collect();
         sessions.extend(own_session()?);
         let entry = format!("IPCLUSTER_NAME={name}");

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::processes::Processes;
-use crate::control::Lock;
+use crate::control::{ControlDir, Lock};
 use crate::master::error::MasterError;
-use crate::master::workers::read_end_signals;
+use crate::master::workers::{ProcessNotes, read_end_signals};
 use crate::nft::Firewall;
 use crate::process::{Child, Delivery, PidFd, ProcessError, SignalNumber, users_of_processes};
 use crate::protocol::{EndSignals, KillMode};
@@ -45,16 +45,21 @@ enum Process {
 }
 
 impl Swept {
-    /// Ends all that is left of the cluster whose lock this is: removes its rules, asks its processes to end
+    /// Ends all that is left of the cluster whose lock, in this directory, this is: removes its rules, asks its processes to end
     /// and kills those that have not after `die`. Blocks the thread for that long.
     ///
     /// # Errors
     /// [`MasterError::Rules`], [`MasterError::Process`].
-    pub(crate) fn sweep(lock: &Lock, die: Duration) -> Result<Self, MasterError> {
+    pub(crate) fn sweep(
+        lock: &Lock,
+        directory: &ControlDir,
+        die: Duration,
+    ) -> Result<Self, MasterError> {
         let mut swept = Self { rules: Firewall::open(lock.name())?.remove()?, ..Self::default() };
+        let noted = ProcessNotes::of(directory, lock.name()).read();
         for _ in 0..ROUNDS {
             let Processes { leaders, others } =
-                Processes::find(lock.name(), &users_of_processes()?)?;
+                Processes::find(lock.name(), &users_of_processes()?, &noted)?;
             if leaders.is_empty() && others.is_empty() {
                 swept.left = 0;
                 break;

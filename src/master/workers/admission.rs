@@ -68,7 +68,8 @@ impl Admission<'_> {
         let worker = self.worker_of(&process)?.ok_or_else(stranger)?;
         let known = self.supervisor.workers().find(|known| known.id == worker);
         let known = known.ok_or_else(stranger)?;
-        let (seat, state) = (known.seat, known.state());
+        let seat = known.seat;
+        let may_tell = known.state() == WorkerState::Starting || known.is_found_retired();
         if request.info.seat != seat {
             return Err(JoinRefused::Seat { given: request.info.seat, seat });
         }
@@ -82,7 +83,7 @@ impl Admission<'_> {
         match held.filter(|held| !held.is_empty()) {
             Some(held) if *held == *ports => Ok(Admitted { worker, process, ports: None }),
             Some(held) => Err(JoinRefused::OtherPorts(list(&held))),
-            None if state != WorkerState::Starting => Err(JoinRefused::TooLate),
+            None if !may_tell => Err(JoinRefused::TooLate),
             None => {
                 self.check_ports(worker, &ports)?;
                 Ok(Admitted { worker, process, ports: Some(ports.into()) })

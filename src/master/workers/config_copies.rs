@@ -115,9 +115,19 @@ impl ConfigCopies {
             options.write(true).create_new(true).mode(0o600);
             options.open(&path)?.write_all(text.as_bytes())
         };
-        let written = match self.owner {
-            Some((uid, gid)) => with_ids(uid, gid, write)?,
-            None => write(),
+        let write = || -> Result<io::Result<()>, ConfigCopyError> {
+            Ok(match self.owner {
+                Some((uid, gid)) => with_ids(uid, gid, write)?,
+                None => write(),
+            })
+        };
+        let written = match write()? {
+            // Somebody has removed the directory beneath this master.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self::prepare(self.directory.clone(), &self.template, self.owner)?;
+                write()?
+            }
+            written => written,
         };
         match written {
             Ok(()) => Ok(path),

@@ -2,8 +2,8 @@
 //! and how long it takes, holds up neither the loop nor workers that are started.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -13,7 +13,9 @@ use crate::master::background::BackgroundThread;
 use crate::master::error::MasterError;
 use crate::master::waiting::receive;
 use crate::plan::Generation;
-use crate::process::{Child, Exit, Output, OutputItem, OutputReader, ProcessError, Spawn, plain};
+use crate::process::{
+    Announcement, Child, Exit, Output, OutputItem, OutputReader, ProcessError, Spawn, plain,
+};
 
 /// A request for a new generation. A generation that is given up may be asked for again, with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,6 +68,38 @@ pub(crate) struct Hooks {
     running: usize,
     /// Of those that were started since the last time.
     is_cancelled: Arc<AtomicBool>,
+    /// The sessions of those that run.
+    sessions: Sessions,
+}
+
+/// The sessions of hooks that run or are being started, each where its first process tells its number.
+#[derive(Debug, Clone, Default)]
+struct Sessions(Arc<Mutex<Vec<Arc<Announcement>>>>);
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Announcement>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Not locked while a hook starts, since the loop takes the lock, too.
+    fn add(&self, announcement: Announcement) -> SessionEntry {
+        let announcement = Arc::new(announcement);
+        self.lock().push(Arc::clone(&announcement));
+        SessionEntry { sessions: self.clone(), announcement }
+    }
+}
+
+/// One of the [`Sessions`], until this is dropped.
+#[derive(Debug)]
+struct SessionEntry {
+    sessions: Sessions,
+    announcement: Arc<Announcement>,
+}
+
+impl Drop for SessionEntry {
+    fn drop(&mut self) {
+        self.sessions.lock().retain(|it| !Arc::ptr_eq(it, &self.announcement));
+    }
 }
 
 /// How often a hook is looked at: what it prints is passed on, and whether its time is over.
@@ -84,6 +118,7 @@ impl Hooks {
             ended,
             running: 0,
             is_cancelled: Arc::default(),
+            sessions: Sessions::default(),
         })
     }
 
@@ -94,13 +129,19 @@ impl Hooks {
             HookKind::AfterReload => &self.after,
         };
         let (sender, is_cancelled) = (self.sender.clone(), Arc::clone(&self.is_cancelled));
+        let sessions = self.sessions.clone();
         self.running += 1;
         thread.run(move || {
             let (kind, generation) = (hook.kind, hook.generation);
-            let result = hook.run(&is_cancelled);
+            let result = hook.run(&is_cancelled, &sessions);
             // The loop has ended.
             let _ = sender.send(HookEnded { kind, generation, result });
         });
+    }
+
+    /// Whether a hook that runs has this session.
+    pub(crate) fn has_session(&self, session: u32) -> bool {
+        self.sessions.lock().iter().any(|it| it.number() == Some(session))
     }
 
     /// Waits for the end of a hook.
@@ -131,19 +172,23 @@ impl Hooks {
 }
 
 impl Hook {
-    fn run(&self, is_cancelled: &AtomicBool) -> Result<Duration, HookFailure> {
+    fn run(&self, is_cancelled: &AtomicBool, sessions: &Sessions) -> Result<Duration, HookFailure> {
         let failed = |error: ProcessError| HookFailure {
             reason: format!("{}: {error}", self.kind),
             last_lines: Vec::new(),
         };
         tracing::info!("{} of generation {} runs", self.kind, self.generation);
         let output = Output::create(self.kind.to_string()).map_err(failed)?;
-        let child = self.spawn.start_with(&[], &output).map_err(failed)?;
+        // Known before it runs: it may command the cluster at once.
+        let session = sessions.add(self.spawn.announcement().map_err(failed)?);
+        let announcement = Some(&*session.announcement);
+        let child = self.spawn.start_announced(&[], &output, announcement).map_err(failed)?;
         let mut reader = output.into_reader();
         let began = Instant::now();
         let end = self.wait(&child, &mut reader, is_cancelled, began).map_err(failed);
         let exit = end.and_then(|end| child.exit().map(|exit| (end, exit)).map_err(failed));
         self.end_group(child);
+        drop(session);
         self.log_lines(reader.finish());
         let last_lines = || reader.last_lines().map(str::to_owned).collect();
         let failure = |reason: String| HookFailure { reason, last_lines: last_lines() };

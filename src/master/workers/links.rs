@@ -14,7 +14,7 @@ use crate::master::log_limit::LogLimiter;
 use crate::master::waiting::receive_bounded;
 use crate::plan::Port;
 use crate::process::PidFd;
-use crate::protocol::{Timestamp, WorkerId};
+use crate::protocol::{Timestamp, WorkerData, WorkerId};
 use crate::supervisor::Input;
 
 /// How many messages of workers wait for the loop before their connections wait.
@@ -37,6 +37,8 @@ pub(super) struct WorkerLinks {
     last_token: u64,
     refusals: LogLimiter,
     early: EarlyJoins<JoinRequest>,
+    /// Why workers have asked for their retirement, until that is told.
+    retire_reasons: BTreeMap<WorkerId, (String, Option<WorkerData>)>,
 }
 
 struct Connected {
@@ -81,6 +83,7 @@ impl WorkerLinks {
             last_token: 0,
             refusals: LogLimiter::every(REFUSAL_INTERVAL),
             early: EarlyJoins::new(),
+            retire_reasons: BTreeMap::new(),
         }
     }
 
@@ -181,14 +184,15 @@ impl WorkerLinks {
     }
 
     /// Takes in what a worker tells.
-    pub(super) fn heard(&self, token: u64, news: PeerEvent) -> Vec<LinkNews> {
+    pub(super) fn heard(&mut self, token: u64, news: PeerEvent) -> Vec<LinkNews> {
         let Some(worker) = self.worker_with(token) else { return Vec::new() };
         vec![match news {
             PeerEvent::Silent => LinkNews::Answers { worker, answers: false },
             PeerEvent::Answered => LinkNews::Answers { worker, answers: true },
             PeerEvent::Lagging(lag) => LinkNews::Input(Input::Lagging { worker, lag }),
-            PeerEvent::RetireAsked(reason) => {
+            PeerEvent::RetireAsked { reason, details } => {
                 tracing::info!(%worker, ?reason, "a worker requests its retirement");
+                self.retire_reasons.insert(worker, (reason, details));
                 LinkNews::Input(Input::RetireRequested { worker })
             }
             PeerEvent::Unanswered(order) => {
@@ -215,8 +219,26 @@ impl WorkerLinks {
         self.connected.get(&worker).is_some_and(|connected| !connected.is_gone())
     }
 
+    /// Why a worker has asked for its retirement, and what it told about that.
+    pub(super) fn take_retire_reason(
+        &mut self,
+        worker: WorkerId,
+    ) -> (Option<String>, Option<WorkerData>) {
+        match self.retire_reasons.remove(&worker) {
+            Some((reason, details)) => (Some(reason).filter(|text| !text.is_empty()), details),
+            None => (None, None),
+        }
+    }
+
+    /// What a connected worker has said last of its load and its application.
+    pub(super) fn told(&self, worker: WorkerId) -> Option<(Duration, Option<WorkerData>)> {
+        let told = self.connected.get(&worker)?.link.told();
+        Some((told.lag, told.app))
+    }
+
     /// Forgets a worker whose process has ended.
     pub(super) fn forget(&mut self, worker: WorkerId) {
+        self.retire_reasons.remove(&worker);
         self.connected.remove(&worker);
         self.disconnected.remove(&worker);
         self.silent.remove(&worker);

@@ -11,6 +11,7 @@
 //! | 50 ms | what they print is passed on |
 
 mod admission;
+mod asker;
 mod code_changes;
 mod config_copies;
 mod connections;
@@ -22,6 +23,7 @@ mod end_signals;
 mod ended;
 mod fingerprint;
 mod foreground;
+mod further_sockets;
 mod handshakes;
 mod hooks;
 mod links;
@@ -32,6 +34,7 @@ mod observation;
 mod output;
 mod port_claims;
 mod port_fault;
+mod process_notes;
 mod processes;
 mod release;
 mod remains;
@@ -44,6 +47,7 @@ mod values;
 #[expect(clippy::module_inception, reason = "the room is named after its main type")]
 mod workers;
 
+pub(super) use asker::Askers;
 pub(super) use code_changes::CodeChange;
 pub(super) use config_copies::ConfigCopies;
 pub(super) use counted::{Counted, CountedWorkers};
@@ -61,6 +65,7 @@ pub(super) use output::{
     Destination, Journal, Layout, LogFiles, Printer, Recent, SharedRecent, Stdout,
     last_lines_of_files,
 };
+pub(super) use process_notes::{NotedProcesses, ProcessNotes};
 pub(super) use release::logical_directory;
 pub(super) use remains::{Look, RemainsNews};
 pub(super) use spawner::{SpawnOutcome, Spawner, Started};

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
-use super::port_fault::port_fault;
+use super::port_fault::{port_fault, shared_port};
 use super::transports::transport;
 use crate::plan::{Listeners, Port, Protocol, Seat};
 use crate::process::{ListenSocket, ListenTable, ProcessError, is_shown};
@@ -17,6 +18,9 @@ pub(crate) struct Observations {
     pub(crate) seen: BTreeMap<WorkerId, Observation>,
     /// Why the others could not.
     pub(crate) unseen: BTreeMap<WorkerId, ReadinessFault>,
+    /// Those that have other sockets than before on their ports, by protocols that no listener has there, with
+    /// those protocols and ports.
+    pub(crate) further: BTreeMap<WorkerId, Arc<[(Protocol, Port)]>>,
 }
 
 /// The tcp sockets that listen, by port.
@@ -109,7 +113,7 @@ fn shown(process: u32, found: Option<PortFault>) -> Result<Option<PortFault>, Pr
     Ok(found)
 }
 
-/// The first worker port on which clients of all its listeners do not reach the worker.
+/// The first worker port on which clients of all its listeners do not reach the worker, and it alone.
 fn find_fault(
     process: u32,
     ports: &[Port],
@@ -125,7 +129,12 @@ fn find_fault(
         let own = table.listening_ports(process, transport, &numbers)?;
         for (public, port) in services {
             let own = own.get(&port.number()).map_or(&[][..], Vec::as_slice);
-            let Some(mut kind) = port_fault(listeners, protocol, public, own) else { continue };
+            let is_own = |socket: &&ListenSocket| own.iter().any(|it| it.inode == socket.inode);
+            let others: Vec<&ListenSocket> =
+                table.sockets_on(transport, port.number()).filter(|it| !is_own(it)).collect();
+            let fault = port_fault(listeners, protocol, public, own);
+            let fault = fault.or_else(|| shared_port(listeners, protocol, public, &others));
+            let Some(mut kind) = fault else { continue };
             if let PortFaultKind::Missing = kind
                 && let Some(socket) = table.sockets_on(transport, port.number()).next()
             {

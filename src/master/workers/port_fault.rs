@@ -41,6 +41,20 @@ pub(super) fn port_fault(
     })
 }
 
+/// What is wrong where these sockets of other processes are on the port as well: nothing, unless what comes to
+/// a listener may come to one of them.
+pub(super) fn shared_port(
+    listeners: &Listeners,
+    protocol: Protocol,
+    public: Port,
+    others: &[&ListenSocket],
+) -> Option<PortFaultKind> {
+    let is_on = |it: &&Listener| it.port() == public && it.protocol() == protocol;
+    let mut wanted = listeners.iter().filter(is_on).map(Listener::address);
+    let other = wanted.find_map(|address| others.iter().find(|other| reaches(other, address)))?;
+    Some(PortFaultKind::Shared { uid: other.uid })
+}
+
 /// Whether what comes to a listener on `address` comes to this socket.
 fn reaches(socket: &ListenSocket, address: IpAddr) -> bool {
     let own = socket.address.to_canonical();
@@ -67,6 +81,24 @@ mod tests {
         let listeners = Listeners::new(all).unwrap();
         let own: Vec<_> = own.iter().map(|(address, only)| socket(address, *only)).collect();
         port_fault(&listeners, Protocol::Tcp, Port::new(80).unwrap(), &own)
+    }
+
+    #[test]
+    fn a_port_is_shared_with_who_gets_clients_of_a_listener() {
+        let shared = |listener: &str, other: &str, ipv6_only| {
+            let listeners = Listeners::new(vec![listener.parse().unwrap()]).unwrap();
+            let other = ListenSocket { uid: 33, ..socket(other, ipv6_only) };
+            shared_port(&listeners, Protocol::Tcp, Port::new(80).unwrap(), &[&other])
+        };
+        let found = Some(PortFaultKind::Shared { uid: 33 });
+        assert_eq!(shared("0.0.0.0:80", "0.0.0.0", false), found);
+        assert_eq!(shared("10.9.0.1:80", "::", false), found);
+        assert_eq!(shared("10.9.0.1:80", "10.9.0.1", false), found);
+        // What takes no client of ours is nobody's business.
+        assert_eq!(shared("10.9.0.1:80", "::", true), None);
+        assert_eq!(shared("10.9.0.1:80", "127.0.0.1", false), None);
+        assert_eq!(shared("10.9.0.1:81", "0.0.0.0", false), None);
+        assert_eq!(shared("10.9.0.1:80/udp", "0.0.0.0", false), None);
     }
 
     #[test]

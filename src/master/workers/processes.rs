@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::counted::{Counted, CountedWorkers};
 use super::ended::EndedWorkers;
+use super::further_sockets::FurtherSockets;
 use super::observation::{Listening, Look, Observations, by_port, not_listening};
 use super::output::{Flow, Origin, Printer, ReadBudget, SharedRecent};
 use super::spawner::Started;
@@ -36,6 +37,7 @@ struct Running {
     listeners: Arc<Listeners>,
     told: ToldValues,
     listening: Listening,
+    further: FurtherSockets,
     /// How often the kernel did not say how it has ended, although it has.
     untold_exits: usize,
 }
@@ -129,6 +131,7 @@ impl Processes {
             listeners,
             told,
             listening,
+            further: FurtherSockets::default(),
             untold_exits: 0,
         };
         self.sessions.insert(running.child.pid(), worker);
@@ -364,7 +367,8 @@ impl Processes {
             return Ok(Observations::default());
         };
         let spoken = workers.iter().filter_map(|worker| self.running.get(worker));
-        let mut spoken_by_any: Vec<Transport> = Vec::new();
+        // Ports are closed to other hosts by tcp, whatever the listeners are.
+        let mut spoken_by_any = vec![Transport::Tcp];
         for transport in spoken.flat_map(|running| transports(&running.listeners)) {
             if !spoken_by_any.contains(&transport) {
                 spoken_by_any.push(transport);
@@ -372,6 +376,7 @@ impl Processes {
         }
         let mut table = ListenTable::read(&mut self.sockets, &spoken_by_any, *first..=*last)?;
         let by_port = by_port(&table);
+        let by_transport = (spoken_by_any.len() > 1).then(|| table.inodes_by_port());
         let mut all = Observations::default();
         for worker in workers {
             let Some(running) = self.running.get_mut(worker) else { continue };
@@ -381,6 +386,10 @@ impl Processes {
             }
             let (pid, ports) = (running.child.pid(), &running.ports);
             let listeners = &*running.listeners;
+            if let Some(by_port) = &by_transport {
+                let found = running.further.look(pid, ports, listeners, &mut table, by_port);
+                all.further.extend(found.map(|found| (*worker, found)));
+            }
             let probed = probed(listeners);
             let table = &mut table;
             let is_starting = !whether_stopped;
@@ -455,7 +464,8 @@ impl Processes {
         workers: impl IntoIterator<Item = (WorkerId, Option<Duration>)>,
     ) -> CountedWorkers {
         let of = |(worker, left_for)| {
-            let running = self.running.get(&worker)?;
+            // Of one that has not told its ports nothing can be counted: that is not the same as nothing there.
+            let running = self.running.get(&worker).filter(|it| !it.ports.is_empty())?;
             let (ports, session) = (Arc::clone(&running.ports), Some(running.child.pid()));
             Some((worker, Counted { ports, session, left_for }))
         };

@@ -1,13 +1,15 @@
 //! The thread that starts workers: looking for free ports and `fork` take time, which the loop does
 //! not have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::path::PathBuf;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::config_copies::ConfigCopyError;
 use super::hooks::{Hook, HookKind, Preparation};
@@ -25,8 +27,8 @@ use crate::netlink::Errno;
 use crate::nft::Conntrack;
 use crate::plan::{Generation, Listeners, Port};
 use crate::process::{
-    Child, ListenTable, Output, OutputReader, PortPool, ProcessError, Sockets, Spawn, Transport,
-    reap_orphans,
+    Child, ListenTable, Output, OutputReader, PortPool, ProcessError, ProcessIdentity, Sockets,
+    Spawn, Transport, reap_orphans,
 };
 use crate::protocol::WorkerId;
 
@@ -129,61 +131,23 @@ impl Spawner {
             numbers: WorkerNumbers::default(),
             known_numbers: true,
             unreaped: LogLimiter::default(),
+            unnoted: LogLimiter::default(),
             released: BTreeSet::new(),
             remembered: None,
             claims: PortClaims::default(),
+            postponed: VecDeque::new(),
+            noted: 0,
         };
-        let thread = thread::Builder::new().name("spawner".to_owned()).spawn(move || {
-            for message in inbox {
-                match message {
-                    Message::Release(worker) => work.release(worker),
-                    Message::ReapOrphans => work.reap_orphans(),
-                    Message::Hold(worker, generation, ports, told) => {
-                        work.hold(worker, generation, &ports, told);
-                    }
-                    Message::Held => {
-                        work.remove_old_configs();
-                        work.compare_release();
-                    }
-                    Message::Prepare(preparation, generation, template) => {
-                        work.templates.insert(generation, template);
-                        let result = work.prepare(preparation, generation);
-                        let prepared = Prepared { preparation, generation, result };
-                        if sender.send(SpawnerOutcome::Prepared(prepared)).is_err() {
-                            return;
-                        }
-                    }
-                    Message::AfterReload(generation) => match work.after_reload(generation) {
-                        Ok(Some(hook)) => {
-                            if sender.send(SpawnerOutcome::AfterReload(hook)).is_err() {
-                                return;
-                            }
-                        }
-                        Ok(None) => {}
-                        Err(error) => {
-                            tracing::warn!("generation {generation}: after_reload: {error}")
-                        }
-                    },
-                    Message::Ended(worker) => work.ended(worker),
-                    Message::Stopped => {
-                        if let Some(config) = work.config_template() {
-                            config.copies.remove_all();
-                        }
-                        if let Some(states) = &work.adopted.states {
-                            states.remove_all();
-                        }
-                    }
-                    Message::Start(order) => {
-                        let worker = order.worker;
-                        let outcome =
-                            SpawnOutcome { worker, result: work.start(order).map(Box::new) };
-                        if sender.send(SpawnerOutcome::Spawned(outcome)).is_err() {
-                            return;
-                        }
-                    }
+        let run = move || {
+            while let Some(message) = work.next_message(&inbox) {
+                let may_be_free = matches!(message, None | Some(Message::Release(_)));
+                let is_heard = message.is_none_or(|message| work.handle(message, &sender));
+                if !is_heard || (may_be_free && !work.start_postponed(&sender)) {
+                    return;
                 }
             }
-        });
+        };
+        let thread = thread::Builder::new().name("spawner".to_owned()).spawn(run);
         thread.map_err(|source| MasterError::Thread { source })?;
         Ok(Self { messages, outcomes })
     }
@@ -274,12 +238,24 @@ struct Work {
     /// Whether the number of every worker of an earlier master is known.
     known_numbers: bool,
     unreaped: LogLimiter,
+    unnoted: LogLimiter,
     /// The ports that were released since conntrack was read.
     released: BTreeSet<u16>,
     /// The ports that conntrack pointed at when it was read, and when that was.
     remembered: Option<(Instant, BTreeSet<u16>)>,
     /// The claims of ports on which nothing was seen to listen yet.
     claims: PortClaims,
+    /// The workers that are started as soon as ports are free.
+    postponed: VecDeque<Postponed>,
+    /// How many workers were noted since the list of them was tidied up.
+    noted: usize,
+}
+
+/// A worker whose start waits for ports of workers that have ended.
+struct Postponed {
+    request: SpawnRequest,
+    /// When it is not waited for any longer.
+    until: Instant,
 }
 
 /// The transports by which something on a worker port is in the way: by whatever a program speaks, on a private
@@ -296,17 +272,125 @@ struct Held {
     generation: Generation,
     /// Its ports, private ones too.
     ports: Vec<Port>,
+    /// Nothing is left of its processes.
+    has_ended: bool,
 }
 
 /// So many of the last generations are remembered, also when they have no workers: one that is given up may
 /// be begun again.
 const REMEMBERED: u64 = 4;
 
+/// After how many workers the list of them is tidied up.
+const TIDY_AFTER: usize = 256;
+
+/// How long a start waits for ports of workers that end. They are released when conntrack has twice been seen to
+/// lead nobody there, which takes some tenths of a second.
+const PORTS_WAIT: Duration = Duration::from_secs(5);
+
 /// How long what conntrack said is not asked for again. A port that it points at now was pointed at
 /// then, or has had a worker of ours since; so an old answer can only keep a port too long.
 const CONNTRACK_AGE: Duration = Duration::from_secs(10);
 
 impl Work {
+    /// Waits for the next message, or until a start is to be tried for the last time, which is `Some(None)`.
+    /// `None`: there will be no more.
+    fn next_message(&self, inbox: &mpsc::Receiver<Message>) -> Option<Option<Message>> {
+        let Some(until) = self.postponed.iter().map(|it| it.until).min() else {
+            return inbox.recv().ok().map(Some);
+        };
+        match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(message) => Some(Some(message)),
+            Err(RecvTimeoutError::Timeout) => Some(None),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    /// Does what is asked. Returns whether anybody still waits for outcomes.
+    fn handle(&mut self, message: Message, outcomes: &UnboundedSender<SpawnerOutcome>) -> bool {
+        match message {
+            Message::Release(worker) => self.release(worker),
+            Message::ReapOrphans => self.reap_orphans(),
+            Message::Hold(worker, generation, ports, told) => {
+                self.hold(worker, generation, &ports, told);
+            }
+            Message::Held => {
+                self.remove_old_configs();
+                self.compare_release();
+            }
+            Message::Prepare(preparation, generation, template) => {
+                self.templates.insert(generation, template);
+                let result = self.prepare(preparation, generation);
+                let prepared = Prepared { preparation, generation, result };
+                return outcomes.send(SpawnerOutcome::Prepared(prepared)).is_ok();
+            }
+            Message::AfterReload(generation) => match self.after_reload(generation) {
+                Ok(Some(hook)) => return outcomes.send(SpawnerOutcome::AfterReload(hook)).is_ok(),
+                Ok(None) => {}
+                Err(error) => tracing::warn!("generation {generation}: after_reload: {error}"),
+            },
+            Message::Ended(worker) => self.ended(worker),
+            Message::Stopped => self.remove_files(),
+            Message::Start(request) => {
+                let postponed = Postponed { request, until: Instant::now() + PORTS_WAIT };
+                if !self.postponed.is_empty() {
+                    self.postponed.push_back(postponed);
+                } else if let Some(outcome) = self.start_or_postpone(postponed) {
+                    return outcomes.send(outcome).is_ok();
+                }
+            }
+        }
+        true
+    }
+
+    /// Tries the starts that wait for ports, until one has to wait again: the others would have to as well.
+    /// Returns whether anybody still waits for outcomes.
+    fn start_postponed(&mut self, outcomes: &UnboundedSender<SpawnerOutcome>) -> bool {
+        while let Some(postponed) = self.postponed.pop_front() {
+            let Some(outcome) = self.start_or_postpone(postponed) else { break };
+            if outcomes.send(outcome).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Starts a worker, unless its ports are still those of workers that end: it waits for them then, since a range
+    /// of ports that suffices for the workers that run must suffice for a reload after a reload.
+    fn start_or_postpone(&mut self, postponed: Postponed) -> Option<SpawnerOutcome> {
+        let worker = postponed.request.worker;
+        let result = self.start(postponed.request.clone());
+        if let Err(SpawnError::Process(error @ ProcessError::PortsExhausted { .. })) = &result
+            && self.awaits_release(postponed.request.generation)
+            && Instant::now() < postponed.until
+        {
+            tracing::debug!(%error, "a start waits for ports of earlier workers");
+            self.postponed.push_front(postponed);
+            return None;
+        }
+        let result = result.map(Box::new);
+        Some(SpawnerOutcome::Spawned(SpawnOutcome { worker, result }))
+    }
+
+    /// Whether ports may soon be free for a worker of this generation: those of a worker that has ended, or of one
+    /// that is older than the generation before, and ends with its connections.
+    fn awaits_release(&self, generation: Generation) -> bool {
+        let is_old = |held: &Held| held.generation.0.saturating_add(1) < generation.0;
+        self.held.values().any(|held| held.has_ended || is_old(held))
+    }
+
+    /// Removes what was made for workers, of which none is left.
+    fn remove_files(&self) {
+        if let Some(config) = self.config_template() {
+            config.copies.remove_all();
+        }
+        if let Some(states) = &self.adopted.states {
+            states.remove_all();
+        }
+        if let Some(notes) = &self.adopted.notes {
+            notes.remove();
+        }
+    }
+
     /// What workers of a generation are started with.
     fn template(&self, generation: Generation) -> Arc<Template> {
         Arc::clone(self.templates.get(&generation).unwrap_or(&self.adopted))
@@ -329,7 +413,7 @@ impl Work {
         self.numbers.hold(worker, told.number, beyond);
         self.known_numbers &= told.number.is_some();
         let ports = ports.iter().chain(&told.private_ports).copied().collect();
-        self.held.insert(worker, Held { generation, ports });
+        self.held.insert(worker, Held { generation, ports, has_ended: false });
         self.running.entry(generation).or_insert(told.release);
     }
 
@@ -415,6 +499,9 @@ impl Work {
     }
 
     fn ended(&mut self, worker: WorkerId) {
+        if let Some(held) = self.held.get_mut(&worker) {
+            held.has_ended = true;
+        }
         let number = self.numbers.release(worker);
         if let Some((config, number)) = self.config_template().zip(number) {
             config.copies.remove(number);
@@ -498,16 +585,37 @@ impl Work {
         };
         let passed = sockets.as_ref().map(|sockets| sockets.to_pass()).unwrap_or_default();
         let child = spawn.start_with(&passed, &output)?;
+        self.note(&child, &label);
         let told = ToldValues {
             number: Some(number),
             private_ports: private_ports.to_vec(),
             release: RunningRelease::default(),
         };
         let (generation, output) = (order.generation, output.into_reader());
-        let held = Held { generation, ports: ports.iter().chain(private_ports).copied().collect() };
+        let ports_held = ports.iter().chain(private_ports).copied().collect();
+        let held = Held { generation, ports: ports_held, has_ended: false };
         self.held.insert(order.worker, held);
         let listeners = Arc::clone(&template.listeners);
         Ok(Started { child, generation, output, ports, listeners, told, sockets })
+    }
+
+    /// Notes that this process is a worker. It is one whether that can be noted or not.
+    fn note(&mut self, child: &Child, label: &WorkerLabel) {
+        let Some(notes) = &self.adopted.notes else { return };
+        let added = ProcessIdentity::of(child)
+            .map_err(io::Error::other)
+            .and_then(|process| process.map_or(Ok(()), |process| notes.add(&process, label)));
+        self.noted += 1;
+        let tidied = match self.noted >= TIDY_AFTER {
+            true => notes.tidy().inspect(|()| self.noted = 0),
+            false => Ok(()),
+        };
+        if let Err(error) = added.and(tidied)
+            && let Some(suppressed) = self.unnoted.allow(Instant::now())
+        {
+            let path = notes.path().display();
+            tracing::warn!(%path, %error, suppressed, "cannot note which processes are workers");
+        }
     }
 
     /// Makes the file in which a worker reads whether it is retired. A worker is more than that file.

@@ -11,22 +11,36 @@
 //!
 //! Beside them, in `configured`, a master notes the shares that it was configured with, as soon as these are in
 //! force: so the next one can tell what was changed in its configuration from what an operator has changed
-//! while a master ran.
+//! while a master ran. In `connections`, how many connections were counted for each generation, whenever
+//! another one gets new connections. And `drained` is there while the host is to own no slots of its fleet.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::process::{effective_uid, with_group};
+use crate::protocol::GenerationCounts;
 
 /// The variable with the path of the file.
 pub(super) const VARIABLE: &str = "IPCLUSTER_STATE_FILE";
 
 /// The file with the shares that a master was configured with.
 const CONFIGURED: &str = "configured";
+
+/// The file with the connections that were counted.
+const CONNECTIONS: &str = "connections";
+
+/// The file that is there while this host is to own no slots of its fleet.
+const DRAINED: &str = "drained";
+
+/// The files that are of no worker.
+const NOTES: [&str; 3] = [CONFIGURED, CONNECTIONS, DRAINED];
+
+/// The longest file that is read: 1,024 seats with all their generations take a quarter of it.
+const LONGEST: u64 = 4 << 20;
 
 const RETIRING: &str = "RETIRING=1";
 const SERVING: &str = "RETIRING=0";
@@ -79,7 +93,14 @@ impl StateFiles {
             // Whatever the file mode mask is.
             file.set_permissions(Permissions::from_mode(mode))
         };
-        in_group(self.group, create)?;
+        match in_group(self.group, create) {
+            // Somebody has removed the directory beneath this master.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Self::prepare(self.directory.clone(), self.group)?;
+                in_group(self.group, create)?;
+            }
+            result => result?,
+        }
         Ok(path)
     }
 
@@ -116,16 +137,71 @@ impl StateFiles {
         if self.configured() == Some(shares) {
             return;
         }
-        // In one step: a reader finds one of both.
-        let (path, new) = (self.directory.join(CONFIGURED), self.directory.join("configured.new"));
-        let write = || {
-            fs::write(&new, format!("{shares:016x}\n"))?;
-            fs::rename(&new, &path)
-        };
-        if let Err(error) = in_group(self.group, write) {
+        if let Err(error) = self.replace(CONFIGURED, &format!("{shares:016x}\n")) {
+            let path = self.directory.join(CONFIGURED);
             let path = path.display();
             tracing::warn!(%path, %error, "cannot note the configured number of workers");
         }
+    }
+
+    /// The connections that an earlier master has counted for each generation; `None`: it has noted none.
+    pub(crate) fn connections(&self) -> Option<GenerationCounts> {
+        let path = self.directory.join(CONNECTIONS);
+        let read = || {
+            let mut text = String::new();
+            File::open(&path)?.take(LONGEST).read_to_string(&mut text)?;
+            Ok(serde_json::from_str(&text)?)
+        };
+        let error: io::Error = match read() {
+            Ok(counts) => return Some(counts),
+            Err(error) => error,
+        };
+        if error.kind() != io::ErrorKind::NotFound {
+            let path = path.display();
+            tracing::warn!(%path, %error, "cannot read the counts of connections of earlier generations");
+        }
+        None
+    }
+
+    /// Notes the connections that were counted for each generation.
+    pub(super) fn note_connections(&self, counts: &GenerationCounts) {
+        let text = serde_json::to_string(counts).map_err(io::Error::from);
+        if let Err(error) = text.and_then(|text| self.replace(CONNECTIONS, &format!("{text}\n"))) {
+            let path = self.directory.join(CONNECTIONS);
+            let path = path.display();
+            tracing::warn!(%path, %error, "cannot note the counts of connections");
+        }
+    }
+
+    /// Whether an operator wants this host to own no slots of its fleet, and has told an earlier master or this one.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.directory.join(DRAINED).exists()
+    }
+
+    /// Notes it, so that the next master does not take the slots back; or that it is so no more.
+    pub(crate) fn note_drained(&self, is_drained: bool) -> io::Result<()> {
+        let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let path = self.directory.join(DRAINED);
+        match (is_drained, self.directory.exists()) {
+            (true, true) => self.replace(DRAINED, ""),
+            // Somebody has removed the directory beneath this master.
+            (true, false) => {
+                Self::prepare(self.directory.clone(), self.group)?.replace(DRAINED, "")
+            }
+            (false, _) => match fs::remove_file(path) {
+                Err(error) if !is_missing(&error) => Err(error),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Writes a file in one step: a reader finds the old text or the new one.
+    fn replace(&self, name: &str, text: &str) -> io::Result<()> {
+        let (path, new) = (self.directory.join(name), self.directory.join(format!("{name}.new")));
+        in_group(self.group, || {
+            fs::write(&new, text)?;
+            fs::rename(&new, &path)
+        })
     }
 
     /// Removes the file of the worker with this number, if there is one.
@@ -138,8 +214,8 @@ impl StateFiles {
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
         for entry in entries {
             let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            let is_configured = entry.file_name() == CONFIGURED;
-            if !is_configured && number.is_none_or(|number| !numbers.contains(&number)) {
+            let is_note = NOTES.iter().any(|note| entry.file_name() == *note);
+            if !is_note && number.is_none_or(|number| !numbers.contains(&number)) {
                 remove(&entry.path());
             }
         }
@@ -148,7 +224,7 @@ impl StateFiles {
     /// Removes all of it, when no worker is left.
     pub(super) fn remove_all(&self) {
         self.retain(&BTreeSet::new());
-        remove(&self.directory.join(CONFIGURED));
+        NOTES.iter().for_each(|note| remove(&self.directory.join(note)));
         if let Err(error) = fs::remove_dir(&self.directory) {
             let path = self.directory.display();
             tracing::debug!(%path, %error, "cannot remove the directory of state files");
@@ -233,6 +309,43 @@ mod tests {
         assert_eq!(files.configured(), None);
         files.remove_all();
         assert!(!files.directory.exists());
+    }
+
+    #[test]
+    fn counts_stay_until_the_end_and_what_is_none_is_passed_over() {
+        let base = tempfile::tempdir().unwrap();
+        let files = files(base.path());
+        assert_eq!(files.connections(), None);
+        let counts = GenerationCounts::resume(None, None, &[].into());
+        files.note_connections(&counts);
+        files.retain(&BTreeSet::new());
+        assert_eq!(files.connections(), Some(counts));
+        let path = files.directory.join(CONNECTIONS);
+        for text in ["", "{", "[]", "{\"seats\":{\"70000\":{}}}", "\u{0}"] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(files.connections(), None, "{text}");
+        }
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert_eq!(files.connections(), None);
+        files.remove_all();
+        assert!(!files.directory.exists());
+    }
+
+    #[test]
+    fn that_a_host_is_drained_is_noted_again_where_the_directory_was_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let files = files(base.path());
+        assert!(!files.is_drained());
+        files.note_drained(false).unwrap();
+        files.note_drained(true).unwrap();
+        fs::remove_dir_all(&files.directory).unwrap();
+        assert!(!files.is_drained());
+        files.note_drained(true).unwrap();
+        files.retain(&BTreeSet::new());
+        assert!(files.is_drained());
+        files.note_drained(false).unwrap();
+        assert!(!files.is_drained());
     }
 
     #[test]

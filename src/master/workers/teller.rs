@@ -7,7 +7,7 @@ use super::state_files::StateFiles;
 use crate::master::background::BackgroundThread;
 use crate::master::error::MasterError;
 use crate::master::waiting::receive;
-use crate::protocol::{EndSignals, WorkerId};
+use crate::protocol::{EndSignals, GenerationCounts, WorkerId};
 
 /// A worker that is to get its retire signal now.
 pub(super) type Told = (WorkerId, EndSignals);
@@ -44,6 +44,13 @@ impl Teller {
     pub(super) fn note_configured(&self, shares: u64) {
         if let Some(files) = self.files.clone() {
             self.thread.run(move || files.note_configured(shares));
+        }
+    }
+
+    /// Writes how many connections were counted for each generation.
+    pub(super) fn note_connections(&self, counts: GenerationCounts) {
+        if let Some(files) = self.files.clone() {
+            self.thread.run(move || files.note_connections(&counts));
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::config_copies::ConfigCopies;
 use super::fingerprint::ConfigFingerprint;
 use super::listeners::{ListenerSet, ListenerTemplate};
+use super::process_notes::ProcessNotes;
 use super::state_files::StateFiles;
 use crate::config::{Config, PlaceholderText};
 use crate::plan::{ClusterName, Generation, Listeners, Seat};
@@ -55,6 +56,8 @@ pub(crate) struct Template {
     pub(crate) openings: Option<Arc<ListenerTemplate>>,
     /// The files in which workers read whether they are retired; none without a control directory.
     pub(crate) states: Option<StateFiles>,
+    /// Where it is noted which processes are workers; none without a control directory.
+    pub(crate) notes: Option<ProcessNotes>,
 }
 
 impl Template {

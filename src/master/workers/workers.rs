@@ -32,10 +32,18 @@ use crate::master::waiting::{QUIET_INTERVAL, next_multiple, rest_until};
 use crate::plan::{ClusterName, Generation, Listeners, Port, Protocol, Seat};
 use crate::process::{Children, OwnConnections, ProcessError, adopts_orphans};
 use crate::protocol::{
-    EndSignals, Exit, HttpProbe, LogsRequest, Readiness, ReleaseFailure, Status, Timestamp,
-    WorkerId, WorkerState,
+    EndSignals, Exit, GenerationCounts, HttpProbe, LogsRequest, Readiness, ReleaseFailure, Stats,
+    Status, Timestamp, WorkerData, WorkerId, WorkerState, WorkerStats,
 };
 use crate::supervisor::{Input, RequestId, Supervisor, Worker};
+
+/// Whose a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SessionOwner {
+    /// That of the worker of this seat.
+    Worker(Seat),
+    Hook,
+}
 
 /// How often what workers print is passed on while they print; twice as long after each look that found
 /// nothing, up to [`QUIET_INTERVAL`]. The kernel tells nobody of a write to a file in memory (since Linux 6.14,
@@ -572,6 +580,24 @@ impl Workers {
         Ok(())
     }
 
+    /// Why a worker has asked for its retirement, and what it tells about that, if it has since this was asked
+    /// last.
+    pub(crate) fn take_retire_reason(
+        &mut self,
+        worker: WorkerId,
+    ) -> (Option<String>, Option<WorkerData>) {
+        self.links.take_retire_reason(worker)
+    }
+
+    /// Adds what workers say of themselves.
+    pub(crate) fn add_to_stats(&self, stats: &mut Stats) {
+        let told = |worker: &WorkerStats| match self.links.told(worker.worker) {
+            Some((lag, app)) => WorkerStats { lag: Some(lag), app, ..worker.clone() },
+            None => worker.clone(),
+        };
+        stats.workers = stats.workers.iter().map(told).collect();
+    }
+
     /// Adds to a status what workers were told of themselves.
     pub(crate) fn add_told(&self, status: &mut Status) {
         let told = self.processes.told();
@@ -758,6 +784,11 @@ impl Workers {
         self.teller.note_configured(shares);
     }
 
+    /// Notes how many connections were counted for each generation, for the next master.
+    pub(crate) fn note_connections(&self, counts: GenerationCounts) {
+        self.teller.note_connections(counts);
+    }
+
     /// Has these shares noted when this request has succeeded.
     pub(crate) fn await_configured(&mut self, request: RequestId, shares: u64) {
         self.awaited_shares = Some((request, shares));
@@ -848,6 +879,18 @@ impl Workers {
     /// The worker whose first process has made this session.
     pub(crate) fn worker_of(&self, session: u32) -> Option<WorkerId> {
         self.processes.worker_of(session)
+    }
+
+    /// Whose a session is: a worker's, or that of a hook.
+    pub(crate) fn session_owner(
+        &self,
+        session: u32,
+        supervisor: &Supervisor,
+    ) -> Option<SessionOwner> {
+        if let Some(worker) = self.worker_of(session) {
+            return supervisor.worker(worker).map(|known| SessionOwner::Worker(known.seat));
+        }
+        self.hooks.has_session(session).then_some(SessionOwner::Hook)
     }
 
     /// The process of a worker and the file that it prints to, to be handed over.

@@ -6,6 +6,7 @@
 
 mod connection;
 mod entry;
+mod lookup;
 mod sender;
 mod update;
 
@@ -20,6 +21,8 @@ use crate::netlink::{Attributes, Errno, NetlinkError, NlFamily, Socket};
 use crate::plan::Listeners;
 
 use connection::TrackedConnection;
+pub(crate) use lookup::TcpEnds;
+
 use entry::{CTA_STATUS, DESTINATION_TRANSLATED, Entry, TcpState, TrackedProtocol};
 use sender::Sender;
 use update::EntryUpdates;

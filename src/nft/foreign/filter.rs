@@ -16,11 +16,11 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::packet::{Conntrack, End, EndKind, Interface, Packet};
+use super::packet::{Conntrack, End, EndKind, Interface, Packet, Progress};
 use super::rule::{Loaded, Operator, Step};
 use super::{Base, BaseKind, Certainty, FilterHook, ForeignFilter, Table, printable};
-use crate::plan::{Engine, Listener, Port};
-use crate::ruleset::{PRIORITY_DSTNAT, TableName};
+use crate::plan::{Engine, Listener, Port, Protocol};
+use crate::ruleset::{PRIORITY_DSTNAT, PRIORITY_MANGLE, TableName};
 
 /// `NF_IP_PRI_CONNTRACK`: chains up to there see packets before connection tracking does.
 const PRIORITY_CONNTRACK: i32 = -200;
@@ -28,7 +28,7 @@ const PRIORITY_CONNTRACK: i32 = -200;
 /// The most addresses of a set, clients and interfaces that are looked at.
 const OF_A_SET: usize = 8;
 const CLIENTS: usize = 64;
-const INTERFACES: usize = 16;
+pub(super) const INTERFACES: usize = 16;
 
 /// What filter rules do to connections to a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +41,10 @@ pub(crate) enum FilterEffect {
     Opened,
     /// They are exempted from connection tracking, so that they cannot be translated.
     Untracked,
+    /// The kernel answers them (SYNPROXY), and the connection that it then makes itself is led to no worker.
+    Proxied,
+    /// They are handed to a socket of another program (tproxy), if one is there.
+    Diverted,
     /// It cannot be told.
     Unknown,
 }
@@ -54,7 +58,11 @@ pub(crate) struct Traffic<'a> {
     /// Ports that they are translated to: one or more of the range.
     pub(crate) worker_ports: &'a [Port],
     pub(crate) engine: Engine,
+    /// Connections of this host are led to workers.
+    pub(crate) local_clients: bool,
     pub(crate) interfaces: &'a [Interface],
+    /// Connection tracking takes up a connection in its midst (`nf_conntrack_tcp_loose`).
+    pub(crate) is_picked_up: bool,
 }
 
 /// What becomes of a packet.
@@ -91,6 +99,15 @@ pub(super) fn judge(tables: &[Table], traffic: &Traffic<'_>) -> Vec<ForeignFilte
     let mut found = Vec::new();
     // What comes for a loopback address is from this host, by the loopback interface.
     for listener in traffic.listeners.iter().filter(|it| !it.is_loopback()) {
+        if let Some(place) = proxied(tables, &chains, listener, traffic) {
+            if !traffic.local_clients {
+                found.push(finding(tables, listener, FilterEffect::Proxied, &place, None));
+            }
+            continue;
+        }
+        if let Some(place) = diverted(tables, &chains, listener, traffic) {
+            found.push(finding(tables, listener, FilterEffect::Diverted, &place, None));
+        }
         if let Some(place) = untracked(tables, &chains, listener, traffic) {
             found.push(finding(tables, listener, FilterEffect::Untracked, &place, None));
             continue;
@@ -114,6 +131,38 @@ pub(super) fn judge(tables: &[Table], traffic: &Traffic<'_>) -> Vec<ForeignFilte
     found
 }
 
+/// Rules that drop what is in the midst of a connection which connection tracking has no entry of, and let in what
+/// begins it and what is in the midst of one that it knows: the first for each TCP listener.
+pub(super) fn cuts(tables: &[Table], traffic: &Traffic<'_>) -> Vec<ForeignFilter> {
+    let chains = chains(tables);
+    if chains.is_empty() {
+        return Vec::new();
+    }
+    let forgotten = Progress::Forgotten { is_picked_up: traffic.is_picked_up };
+    let translated = traffic.worker_ports.first().copied();
+    let translated = translated.filter(|_| traffic.engine == Engine::Redirect);
+    let cut_of = |listener: &Listener| {
+        let becomes = |packet: &Packet, progress| {
+            fate(tables, &chains, &packet.of(progress), listener, translated)
+        };
+        clients(tables, listener.address().is_ipv4()).into_iter().find_map(|client| {
+            let packet = Packet::to(listener).from(client, traffic.interfaces.first()?);
+            match becomes(&packet, forgotten) {
+                Fate::Dropped(place)
+                    if [Progress::First, Progress::Established]
+                        .into_iter()
+                        .all(|progress| becomes(&packet, progress) == Fate::LetIn) =>
+                {
+                    Some(finding(tables, listener, FilterEffect::Dropped, &place, None))
+                }
+                _ => None,
+            }
+        })
+    };
+    let is_tcp = |it: &&Listener| it.protocol() == Protocol::Tcp && !it.is_loopback();
+    traffic.listeners.iter().filter(is_tcp).filter_map(cut_of).collect()
+}
+
 /// What stands in the way of one client, who comes by the first of the interfaces, and whether that is certain.
 pub(super) fn foresee(
     tables: &[Table],
@@ -123,6 +172,10 @@ pub(super) fn foresee(
 ) -> Option<(Certainty, ForeignFilter)> {
     let chains = chains(tables);
     let found = |effect, place: &Place| finding(tables, listener, effect, place, None);
+    if let Some(place) = proxied(tables, &chains, listener, traffic) {
+        let finding = found(FilterEffect::Proxied, &place);
+        return (!traffic.local_clients).then_some((Certainty::Certain, finding));
+    }
     if let Some(place) = untracked(tables, &chains, listener, traffic) {
         let certainty = match place.end.is_certain {
             true => Certainty::Certain,
@@ -218,7 +271,7 @@ fn ends(tables: &[Table], table: usize, base: usize, packet: &Packet) -> Vec<End
         return Vec::new();
     }
     let (mut ends, goes_through) = packet.ends(&of.chains, &of.sets, &chain.name);
-    ends.retain(|end| !matches!(end.kind, EndKind::Map | EndKind::Untrack));
+    ends.retain(|end| !matches!(end.kind, EndKind::Map | EndKind::Untrack | EndKind::Divert));
     if goes_through {
         let kind = if chain.drops { EndKind::Drop } else { EndKind::Accept };
         let (chain, tests) = (chain.name.clone(), Default::default());
@@ -269,12 +322,71 @@ fn untracked(
     listener: &Listener,
     traffic: &Traffic<'_>,
 ) -> Option<Place> {
-    if traffic.engine != Engine::Redirect {
-        return None;
+    match traffic.engine {
+        Engine::Redirect => exemption(tables, chains, listener, traffic),
+        Engine::Tproxy => None,
     }
-    let interface = traffic.interfaces.first()?;
+}
+
+/// The rule that hands it to a socket of another program. Of several such rules the last decides.
+fn diverted(
+    tables: &[Table],
+    chains: &[(usize, usize, FilterHook, i32)],
+    listener: &Listener,
+    traffic: &Traffic<'_>,
+) -> Option<Place> {
     let client = anybody(listener.address().is_ipv4());
-    let packet = Packet::to(listener).from(client, interface);
+    let decides = |of: &Table, priority: i32| match traffic.engine {
+        Engine::Redirect => true,
+        Engine::Tproxy => {
+            priority > PRIORITY_MANGLE || priority == PRIORITY_MANGLE && of.is_newer == Some(false)
+        }
+    };
+    chains.iter().rev().find_map(|(table, base, hook, priority)| {
+        let of = tables.get(*table).filter(|of| decides(of, *priority))?;
+        let chain = of.bases.get(*base).filter(|_| *hook == FilterHook::Prerouting)?;
+        traffic.interfaces.iter().take(INTERFACES).find_map(|interface| {
+            let packet = Packet::to(listener).from(client, interface);
+            if !packet.is_seen_by(of.id.family) {
+                return None;
+            }
+            // Chains that come after a translation of ours see the worker port.
+            let translated = traffic.worker_ports.first().copied();
+            let translated = translated.filter(|_| traffic.engine == Engine::Redirect);
+            let seen = seen_at(&packet, chain, listener, translated);
+            let ends = seen.ends(&of.chains, &of.sets, &chain.name).0;
+            let end = ends.into_iter().find(|it| it.kind == EndKind::Divert && it.is_certain)?;
+            Some(Place { table: *table, base: *base, end })
+        })
+    })
+}
+
+/// The rule of SYNPROXY that has what is exempted from connection tracking.
+fn proxied(
+    tables: &[Table],
+    chains: &[(usize, usize, FilterHook, i32)],
+    listener: &Listener,
+    traffic: &Traffic<'_>,
+) -> Option<Place> {
+    exemption(tables, chains, listener, traffic)?;
+    let packet = packet_of_anybody(listener, traffic)?;
+    let seen = packet.seen(Conntrack::Untracked, listener.port().number());
+    let inputs = chains.iter().filter(|(_, _, hook, _)| *hook == FilterHook::Input);
+    let mut ends = inputs.flat_map(|(table, base, ..)| {
+        let ends = ends(tables, *table, *base, &seen);
+        ends.into_iter().map(|end| Place { table: *table, base: *base, end })
+    });
+    ends.find(|place| place.end.kind == EndKind::Proxied)
+}
+
+/// The rule that exempts it from connection tracking.
+fn exemption(
+    tables: &[Table],
+    chains: &[(usize, usize, FilterHook, i32)],
+    listener: &Listener,
+    traffic: &Traffic<'_>,
+) -> Option<Place> {
+    let packet = packet_of_anybody(listener, traffic)?;
     for (table, base, hook, priority) in chains {
         if *hook != FilterHook::Prerouting || *priority >= PRIORITY_CONNTRACK {
             continue;
@@ -289,6 +401,11 @@ fn untracked(
         }
     }
     None
+}
+
+fn packet_of_anybody(listener: &Listener, traffic: &Traffic<'_>) -> Option<Packet> {
+    let client = anybody(listener.address().is_ipv4());
+    Some(Packet::to(listener).from(client, traffic.interfaces.first()?))
 }
 
 /// What the translation changes for these clients, or keeps as bad as it was.

@@ -166,6 +166,8 @@ pub(crate) struct ForeignFound {
     pub(crate) after: Vec<ForeignNat>,
     /// Filter rules that stand in the way, or no longer do.
     pub(crate) filters: Vec<ForeignFilter>,
+    /// Rules that drop what is in the midst of a TCP connection which connection tracking has no entry of.
+    pub(crate) cuts: Vec<ForeignFilter>,
     /// What could not be read.
     pub(crate) unread: Vec<UnreadLegacy>,
 }
@@ -602,8 +604,17 @@ impl Table {
 
 /// All that concerns this traffic.
 fn survey(tables: &[Table], traffic: &Traffic<'_>) -> ForeignFound {
+    let packets = |listener: &Listener| -> Vec<(Option<Listener>, Packet)> {
+        let interfaces = traffic.interfaces.iter().take(filter::INTERFACES);
+        let packets = interfaces.map(|it| (Some(*listener), Packet::to(listener).by(it)));
+        let packets: Vec<_> = packets.collect();
+        match packets.is_empty() {
+            true => vec![(Some(*listener), Packet::to(listener))],
+            false => packets,
+        }
+    };
     let targets: Vec<(Option<Listener>, Packet)> =
-        traffic.listeners.iter().map(|one| (Some(*one), Packet::to(one))).collect();
+        traffic.listeners.iter().flat_map(packets).collect();
     let ours = match traffic.engine {
         Engine::Redirect => PRIORITY_DSTNAT,
         Engine::Tproxy => i32::MAX,
@@ -615,7 +626,8 @@ fn survey(tables: &[Table], traffic: &Traffic<'_>) -> ForeignFound {
     };
     let mut after = analyse(tables, &targets, is_after);
     after.retain(|one| one.certainty == Certainty::Certain);
-    ForeignFound { before, after, filters: filter::judge(tables, traffic), unread: Vec::new() }
+    let (filters, cuts) = (filter::judge(tables, traffic), filter::cuts(tables, traffic));
+    ForeignFound { before, after, filters, cuts, unread: Vec::new() }
 }
 
 /// What nat chains map of these, of those that `is_wanted` with that certainty at most.

@@ -24,15 +24,19 @@ const STATE_UNTRACKED: u32 = 1 << 6;
 /// `IPS_DST_NAT`, `IPS_DST_NAT_DONE`.
 pub(super) const STATUS_TRANSLATED: u32 = 1 << 5 | 1 << 8;
 
-/// The flags of a TCP segment that begins a connection, and where they are.
+/// `IP_CT_ESTABLISHED`: the answer to its first packet has been seen.
+const STATE_ESTABLISHED: u32 = 1 << 1;
+
+/// The flags of a TCP segment that begins a connection, and of any later one; and where they are.
 const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 const FLAGS_OFFSET: usize = 13;
 
 /// How deep chains may call each other: nf_tables lets them 16 deep (`NFT_JUMP_STACK_SIZE`), x_tables as deep as
 /// there are chains.
 const DEPTH: usize = 64;
 
-/// The first packet of a connection, as far as it is known.
+/// A packet of a connection, as far as it is known: the first, unless [said otherwise](Self::of).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Packet {
     family: u8,
@@ -45,6 +49,22 @@ pub(super) struct Packet {
     /// By which interface it came in: its number and its name.
     interface: Option<(u32, Vec<u8>)>,
     conntrack: Conntrack,
+    progress: Progress,
+}
+
+/// How far the connection is that a packet is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It begins one.
+    First,
+    /// It is in the midst of one that connection tracking knows.
+    Established,
+    /// It is in the midst of one that connection tracking has no entry of.
+    Forgotten {
+        /// A new entry is made of it, as of a first packet (`nf_conntrack_tcp_loose`). Else it is invalid, and
+        /// is not translated.
+        is_picked_up: bool,
+    },
 }
 
 /// What connection tracking knows of a packet.
@@ -97,9 +117,13 @@ pub(super) enum EndKind {
     Map,
     /// It is exempted from connection tracking, and goes on.
     Untrack,
+    /// A socket of some program gets it, if there is one.
+    Divert,
     Accept,
     Drop,
     Elsewhere,
+    /// The kernel answers the client (SYNPROXY).
+    Proxied,
 }
 
 /// What the rules on the way have asked of the packet.
@@ -145,6 +169,7 @@ impl Packet {
             is_local: listener.is_wildcard(),
             interface: None,
             conntrack: Conntrack::New,
+            progress: Progress::First,
         }
     }
 
@@ -159,24 +184,42 @@ impl Packet {
             is_local: false,
             interface: None,
             conntrack: Conntrack::New,
+            progress: Progress::First,
         })
     }
 
     /// It comes from this client, by this interface, for an address of this host.
     pub(super) fn from(self, client: IpAddr, interface: &Interface) -> Self {
         let own = interface.addresses.iter().find(|it| it.is_ipv4() == client.is_ipv4());
+        let packet = self.by(interface);
         Self {
             source: Some(octets(client).1),
-            destination: self.destination.or_else(|| own.map(|it| octets(*it).1)),
-            is_local: true,
-            interface: Some((interface.index, interface.name.clone().into_bytes())),
-            ..self
+            destination: packet.destination.clone().or_else(|| own.map(|it| octets(*it).1)),
+            ..packet
         }
+    }
+
+    /// It comes by this interface, for an address of this host.
+    pub(super) fn by(self, interface: &Interface) -> Self {
+        let interface = Some((interface.index, interface.name.clone().into_bytes()));
+        Self { interface, is_local: true, ..self }
+    }
+
+    /// The same packet of a connection that is so far.
+    pub(super) fn of(&self, progress: Progress) -> Self {
+        Self { progress, ..self.clone() }
     }
 
     /// What connection tracking knows of it, and the port that it has.
     pub(super) fn seen(&self, conntrack: Conntrack, port: u16) -> Self {
-        Self { conntrack, port: Some(port.to_be_bytes()), ..self.clone() }
+        match (self.progress, conntrack) {
+            // No entry, and no translation.
+            (
+                Progress::Forgotten { is_picked_up: false },
+                Conntrack::New | Conntrack::Translated { .. },
+            ) => Self { conntrack: Conntrack::NotYet, ..self.clone() },
+            _ => Self { conntrack, port: Some(port.to_be_bytes()), ..self.clone() },
+        }
     }
 
     /// Whether chains of tables of this family see it.
@@ -219,7 +262,7 @@ impl Packet {
             Loaded::Protocol => self.protocol,
             Loaded::Network { offset } => self.network_byte(offset + place),
             Loaded::Transport { offset } if offset + place == FLAGS_OFFSET => {
-                (self.protocol == Some(Protocol::Tcp.number())).then_some(SYN)
+                (self.protocol == Some(Protocol::Tcp.number())).then_some(self.flags())
             }
             Loaded::Transport { offset } => {
                 self.port?.get((offset + place).checked_sub(2)?).copied()
@@ -238,7 +281,7 @@ impl Packet {
             }
             // `PACKET_HOST`
             Loaded::PacketType => self.interface.as_ref().map(|_| 0),
-            Loaded::CtState => self.conntrack.state().to_ne_bytes().get(place).copied(),
+            Loaded::CtState => self.state().to_ne_bytes().get(place).copied(),
             Loaded::CtStatus => self.conntrack.status()?.to_ne_bytes().get(place).copied(),
             Loaded::CtOriginalPort => match self.conntrack {
                 Conntrack::Translated { port } => port.to_be_bytes().get(place).copied(),
@@ -246,6 +289,21 @@ impl Packet {
                 Conntrack::NotYet | Conntrack::Untracked => None,
             },
             Loaded::DestinationType | Loaded::Other => None,
+        }
+    }
+
+    /// Those of a segment of TCP.
+    fn flags(&self) -> u8 {
+        if self.progress == Progress::First { SYN } else { ACK }
+    }
+
+    /// Its state by connection tracking.
+    fn state(&self) -> u32 {
+        match (self.progress, self.conntrack) {
+            (Progress::Established, Conntrack::New | Conntrack::Translated { .. }) => {
+                STATE_ESTABLISHED
+            }
+            (_, conntrack) => conntrack.state(),
         }
     }
 
@@ -301,7 +359,7 @@ impl Packet {
             let state = match self.conntrack {
                 // iptables has another bit for it.
                 Conntrack::Untracked => XtConntrack::UNTRACKED,
-                of => of.state(),
+                _ => self.state(),
             };
             let is_in = u32::from(mask) & (state | translated) != 0;
             truth = truth.and(Truth::of(Some(is_in)).inverted_if(is_inverted));
@@ -431,6 +489,11 @@ impl Walk<'_> {
                     self.found(EndKind::Untrack, place, is_certain);
                     Truth::Yes
                 }
+                // Without such a socket the packet goes on, to the next rule or the next chain.
+                Step::Divert => {
+                    self.found(EndKind::Divert, place, is_certain);
+                    return Flow::Next;
+                }
                 Step::Verdict(Verdict::Continue) => Truth::Yes,
                 Step::Verdict(Verdict::Break) => return Flow::Next,
                 Step::Verdict(verdict) => return self.verdict(verdict, place, is_certain, depth),
@@ -492,6 +555,7 @@ impl Walk<'_> {
             Verdict::Accept => end(EndKind::Accept),
             Verdict::Drop => end(EndKind::Drop),
             Verdict::Elsewhere => end(EndKind::Elsewhere),
+            Verdict::Proxied => end(EndKind::Proxied),
             Verdict::Unknown => {
                 self.found(EndKind::Elsewhere, place, false);
                 Flow::Next
@@ -564,10 +628,11 @@ impl Registers {
                 }
                 .inverted_if(!is_inside)
             }
-            Step::XtPorts { low, high, is_inverted, asks_for_more } => {
+            Step::XtPorts { low, high, is_inverted, flags, asks_for_more } => {
                 let port = packet.port.map(u16::from_be_bytes);
                 let is_in = Truth::of(port.map(|port| (*low..=*high).contains(&port)));
-                match is_in.inverted_if(*is_inverted) {
+                let are_flags = Truth::of(Some(flags.are(packet.flags())));
+                match is_in.inverted_if(*is_inverted).and(are_flags) {
                     Truth::Yes if *asks_for_more => Truth::Maybe,
                     truth => truth,
                 }
@@ -577,9 +642,12 @@ impl Registers {
                 *self = Self::default();
                 Truth::Maybe
             }
-            Step::Nothing | Step::Map | Step::Untrack | Step::Verdict(_) | Step::Lookup { .. } => {
-                Truth::Yes
-            }
+            Step::Nothing
+            | Step::Map
+            | Step::Untrack
+            | Step::Divert
+            | Step::Verdict(_)
+            | Step::Lookup { .. } => Truth::Yes,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Somebody's rules, sets and elements, as far as they are understood. Names of attributes are those
 //! of include/uapi/linux/netfilter/nf_tables.h.
 
-use super::xt::{self, XtMatch};
+use super::xt::{self, XtFlags, XtMatch};
 use crate::netlink::Attributes;
 use crate::nft::wire::data::{
     NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
@@ -103,11 +103,12 @@ pub(super) enum Step {
         value: Vec<u8>,
     },
     /// xt_tcp, xt_udp (include/uapi/linux/netfilter/xt_tcpudp.h): goes on if the destination port is
-    /// in the range, or is not.
+    /// in the range, or is not, and the flags are those.
     XtPorts {
         low: u16,
         high: u16,
         is_inverted: bool,
+        flags: XtFlags,
         asks_for_more: bool,
     },
     /// Another match of iptables.
@@ -117,6 +118,8 @@ pub(super) enum Step {
     Map,
     /// Exempts the packet from connection tracking.
     Untrack,
+    /// Hands the packet to a socket of some program, if there is one (tproxy).
+    Divert,
     /// Goes on, and does nothing that matters here.
     Nothing,
     /// Not understood: may go on or not, and may have changed any register.
@@ -190,6 +193,8 @@ pub(super) enum Verdict {
     Drop,
     /// A program decides (`queue`), or somebody else has the packet.
     Elsewhere,
+    /// The kernel answers the client, and connects to this host in its place (SYNPROXY).
+    Proxied,
     /// Not understood: the packet may go on.
     Unknown,
     /// `NFT_CONTINUE`
@@ -303,9 +308,10 @@ impl Data<'_> {
                 let info = self.0.get(NFTA_TARGET_INFO).unwrap_or_default();
                 xt::target(text(self.0.get(NFTA_TARGET_NAME)?), info)
             }
-            b"tproxy" => Step::Map,
+            b"tproxy" => Step::Divert,
             b"reject" => Step::Verdict(Verdict::Drop),
-            b"queue" | b"synproxy" => Step::Verdict(Verdict::Elsewhere),
+            b"queue" => Step::Verdict(Verdict::Elsewhere),
+            b"synproxy" => Step::Verdict(Verdict::Proxied),
             b"notrack" => Step::Untrack,
             b"ct" => self.conntrack()?,
             b"nat" | b"masq" | b"counter" | b"log" | b"last" | b"objref" => Step::Nothing,

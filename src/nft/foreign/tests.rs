@@ -1,6 +1,7 @@
 //! Rules of others as nft writes them, built by hand. Against the kernel: netns-tests, `foreign`.
 
 use super::rule::{Loaded, LookupResult, Operator, Step, Verdict};
+use super::xt::XtFlags;
 use super::*;
 use proptest::prelude::*;
 
@@ -122,7 +123,10 @@ fn ranges_of_ports_are_decided() {
     assert_eq!(find(range(true)), CERTAIN);
     assert_eq!(find(range(false)), []);
     let xt = |low, high, is_inverted, asks_for_more| {
-        vec![Step::XtPorts { low, high, is_inverted, asks_for_more }, Step::Map]
+        vec![
+            Step::XtPorts { low, high, is_inverted, flags: XtFlags::default(), asks_for_more },
+            Step::Map,
+        ]
     };
     assert_eq!(find(xt(80, 80, false, false)), CERTAIN);
     assert_eq!(find(xt(80, 80, false, true)), POSSIBLE);
@@ -235,7 +239,9 @@ fn of_chains_of_one_priority_the_newer_decides() {
             listeners: &[listener],
             worker_ports: &[],
             engine: Engine::Redirect,
+            local_clients: true,
             interfaces: &[],
+            is_picked_up: true,
         };
         let found = survey(&[of], &traffic);
         let certainties = |all: Vec<ForeignNat>| all.first().map(|one| one.certainty);
@@ -255,6 +261,94 @@ fn of_chains_of_one_priority_the_newer_decides() {
     assert_eq!(is_before(Own::Known(Some(&of("b"))), Some(6)), Some(false), "not made yet");
     assert_eq!(is_before(Own::Known(None), None), Some(false));
     assert_eq!(is_before(Own::Unknown, Some(6)), None);
+}
+
+/// An input chain with these rules and this policy, beside a listener on 10.9.0.1:80: the handles of rules that drop
+/// what is in the midst of a connection without an entry; 0 is the policy.
+fn cuts_of(rules: &[Vec<Step>], drops: bool, engine: Engine, is_picked_up: bool) -> Vec<u64> {
+    let mut of = table(0, &[("base", rules.to_vec())], &[]);
+    of.bases[0].kind = BaseKind::Filter(FilterHook::Input);
+    of.bases[0].drops = drops;
+    cuts_in(&[of], engine, is_picked_up)
+}
+
+fn cuts_in(tables: &[Table], engine: Engine, is_picked_up: bool) -> Vec<u64> {
+    let addresses = vec!["10.9.0.1".parse().unwrap()];
+    let traffic = Traffic {
+        table: None,
+        listeners: &["10.9.0.1:80".parse().unwrap(), "10.9.0.1:80/udp".parse().unwrap()],
+        worker_ports: &[Port::new(20_000).unwrap()],
+        engine,
+        local_clients: true,
+        interfaces: &[Interface { index: 2, name: "eth0".to_owned(), addresses }],
+        is_picked_up,
+    };
+    filter::cuts(tables, &traffic).into_iter().map(|it| it.handle.unwrap_or(0)).collect()
+}
+
+/// The same with `tproxy`, beside a chain that does this to all packets before connection tracking sees them.
+fn cuts_beside(early: Option<Step>, rules: &[Vec<Step>], is_picked_up: bool) -> Vec<u64> {
+    let mut of = table(0, &[("base", rules.to_vec())], &[]);
+    of.bases[0].kind = BaseKind::Filter(FilterHook::Input);
+    let mut raw = table(-300, &[("base", early.into_iter().map(|it| vec![it]).collect())], &[]);
+    raw.bases[0].kind = BaseKind::Filter(FilterHook::Prerouting);
+    cuts_in(&[raw, of], Engine::Tproxy, is_picked_up)
+}
+
+/// A match of connection tracking as xt_conntrack has it.
+fn state(mask: u16) -> Step {
+    let states = Some((mask, false));
+    Step::Xt(xt::XtMatch::Conntrack(xt::XtConntrack { states, ..Default::default() }))
+}
+
+#[test]
+fn rules_that_cut_connections_without_an_entry_are_those_that_would_let_in_the_rest() {
+    const INVALID: u16 = 1;
+    const ESTABLISHED: u16 = 1 << 1;
+    const NEW: u16 = 1 << 3;
+    let accept = |step: Step| vec![step, Step::Verdict(Verdict::Accept)];
+    let drop = |step: Step| vec![step, Step::Verdict(Verdict::Drop)];
+    let cuts = |rules: &[Vec<Step>], drops| {
+        [true, false].map(|is_picked_up| cuts_of(rules, drops, Engine::Tproxy, is_picked_up))
+    };
+    let none: [Vec<u64>; 2] = [vec![], vec![]];
+    // `ct state invalid drop`: what is taken up in its midst is not.
+    assert_eq!(cuts(&[drop(state(INVALID))], false), [vec![], vec![1]]);
+    assert_eq!(cuts(&[accept(state(ESTABLISHED)), accept(state(NEW))], true), [vec![], vec![0]]);
+    // A first packet is a SYN: `! --syn -m state --state NEW -j DROP`, and as nft has it.
+    let syn = |is_inverted| Step::XtPorts {
+        low: 0,
+        high: u16::MAX,
+        is_inverted: false,
+        flags: XtFlags { mask: 0x17, value: 0x02, is_inverted },
+        asks_for_more: false,
+    };
+    let no_syn = vec![syn(true), state(NEW), Step::Verdict(Verdict::Drop)];
+    assert_eq!(cuts(&[no_syn], false), [vec![1], vec![]]);
+    assert_eq!(cuts(&[accept(state(ESTABLISHED)), accept(syn(false))], true), [vec![0], vec![0]]);
+    let flags = Step::Load { what: Loaded::Transport { offset: 13 }, to: 0, length: 1 };
+    let bits = Step::Bits { from: 0, to: 0, mask: vec![0x12], xor: vec![0] };
+    let is_syn = Step::Compare { from: 0, operator: Operator::Equal, value: vec![0x02] };
+    let first = vec![flags, bits, is_syn, Step::Verdict(Verdict::Accept)];
+    assert_eq!(cuts(&[accept(state(ESTABLISHED)), first.clone()], true), [vec![0], vec![0]]);
+    // Nobody is let in, or all are, or tracking does not matter.
+    assert_eq!(cuts(&[accept(state(ESTABLISHED))], true), none);
+    assert_eq!(cuts(&[], false), none);
+    assert_eq!(cuts(&[first], true), none, "connections that are known are dropped, too");
+    // What is not understood is no reason to say so.
+    assert_eq!(
+        cuts(&[vec![Step::Unknown, state(INVALID), Step::Verdict(Verdict::Drop)]], false),
+        none
+    );
+    // What is exempted from tracking has no entry either, and is not invalid.
+    let rules = [drop(state(INVALID))];
+    assert_eq!(cuts_beside(Some(Step::Untrack), &rules, false), [0; 0]);
+    assert_eq!(cuts_beside(None, &rules, false), [1]);
+    // With the other engine an invalid packet has the public port yet.
+    let worker_port = [&port(20_000)[..], &[Step::Verdict(Verdict::Accept)]].concat();
+    let rules = [accept(state(ESTABLISHED)), worker_port];
+    assert_eq!(cuts_of(&rules, true, Engine::Redirect, true), [0; 0]);
+    assert_eq!(cuts_of(&rules, true, Engine::Redirect, false), [0]);
 }
 
 #[test]

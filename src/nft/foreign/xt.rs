@@ -15,6 +15,20 @@ pub(super) enum XtMatch {
     Conntrack(XtConntrack),
 }
 
+/// What xt_tcp asks of the flags of a segment: those of the mask are to be these, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct XtFlags {
+    pub(super) mask: u8,
+    pub(super) value: u8,
+    pub(super) is_inverted: bool,
+}
+
+impl XtFlags {
+    pub(super) fn are(self, flags: u8) -> bool {
+        (flags & self.mask == self.value) != self.is_inverted
+    }
+}
+
 /// What xt_conntrack asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct XtConntrack {
@@ -42,19 +56,14 @@ pub(super) fn condition(name: &[u8], revision: u32, info: &[u8]) -> Option<Step>
     let info = Info(info);
     Some(match (name, revision) {
         (b"tcp", _) => {
-            // option, flg_mask, flg_cmp, invflags. Flags that a SYN has are no further question.
-            let (option, mask, flags) = (info.byte(8)?, info.byte(9)?, info.byte(10)?);
-            const SYN: u8 = 0x02;
-            let is_syn = mask & SYN == flags;
+            // option, flg_mask, flg_cmp, invflags.
+            let (option, mask, value) = (info.byte(8)?, info.byte(9)?, info.byte(10)?);
             const INVERTED_FLAGS: u8 = 0x8;
             let inverted = info.byte(11)?;
-            if mask != 0 && is_syn == (inverted & INVERTED_FLAGS != 0) {
-                // It is for other packets than those that begin a connection.
-                return Some(never());
-            }
-            ports(&info, option != 0, inverted & !INVERTED_FLAGS)?
+            let flags = XtFlags { mask, value, is_inverted: inverted & INVERTED_FLAGS != 0 };
+            ports(&info, flags, option != 0, inverted & !INVERTED_FLAGS)?
         }
-        (b"udp", _) => ports(&info, false, info.byte(8)?)?,
+        (b"udp", _) => ports(&info, XtFlags::default(), false, info.byte(8)?)?,
         (b"comment", _) => Step::Nothing,
         // Extension headers of IPv6, which what begins a connection has none of; whatever else they ask.
         (b"rt" | b"frag" | b"hbh" | b"dst" | b"mh" | b"ah" | b"esp", _) => never(),
@@ -76,10 +85,12 @@ pub(super) fn condition(name: &[u8], revision: u32, info: &[u8]) -> Option<Step>
 /// What a target does.
 pub(super) fn target(name: &[u8], info: &[u8]) -> Step {
     match name {
-        b"DNAT" | b"REDIRECT" | b"NETMAP" | b"TPROXY" => Step::Map,
+        b"DNAT" | b"REDIRECT" | b"NETMAP" => Step::Map,
+        b"TPROXY" => Step::Divert,
         b"REJECT" | b"DROP" | b"TARPIT" => Step::Verdict(Verdict::Drop),
         b"ACCEPT" => Step::Verdict(Verdict::Accept),
-        b"NFQUEUE" | b"QUEUE" | b"SYNPROXY" => Step::Verdict(Verdict::Elsewhere),
+        b"NFQUEUE" | b"QUEUE" => Step::Verdict(Verdict::Elsewhere),
+        b"SYNPROXY" => Step::Verdict(Verdict::Proxied),
         b"NOTRACK" => Step::Untrack,
         // `XT_CT_NOTRACK`, in the first half word.
         b"CT" if info.first().is_some_and(|flags| flags & 1 != 0) => Step::Untrack,
@@ -94,11 +105,12 @@ pub(super) fn target(name: &[u8], info: &[u8]) -> Step {
 
 /// What no packet is that begins a connection.
 pub(super) fn never() -> Step {
-    Step::XtPorts { low: 0, high: u16::MAX, is_inverted: true, asks_for_more: true }
+    let flags = XtFlags::default();
+    Step::XtPorts { low: 0, high: u16::MAX, is_inverted: true, flags, asks_for_more: true }
 }
 
 /// Source and destination ports, as xt_tcp and xt_udp begin with them.
-fn ports(info: &Info<'_>, asks_for_options: bool, inverted: u8) -> Option<Step> {
+fn ports(info: &Info<'_>, flags: XtFlags, asks_for_options: bool, inverted: u8) -> Option<Step> {
     /// `XT_TCP_INV_DSTPT`, `XT_UDP_INV_DSTPT`.
     const INVERTED_DESTINATION: u8 = 0x2;
     let any_source = info.u16(0)? == 0 && info.u16(2)? == u16::MAX;
@@ -106,6 +118,7 @@ fn ports(info: &Info<'_>, asks_for_options: bool, inverted: u8) -> Option<Step> 
         low: info.u16(4)?,
         high: info.u16(6)?,
         is_inverted: inverted & INVERTED_DESTINATION != 0,
+        flags,
         asks_for_more: asks_for_options || !any_source || inverted & !INVERTED_DESTINATION != 0,
     })
 }

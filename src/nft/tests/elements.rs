@@ -6,8 +6,9 @@ use crate::nft::wire::element::{self, Element, SetReference, Value, collect, emi
 use crate::plan::{MAX_SEATS, Partition, Protocol, Seat};
 use crate::ruleset::{Digest, Elements, Family, SetName};
 
-const TARGET: SetReference<'static> =
-    SetReference { table: "ipcluster_web", set: SetName::Slots(DIGEST), id: Some(3) };
+fn target() -> SetReference<'static> {
+    SetReference { table: "ipcluster_web", set: SetName::Slots(DIGEST).into(), id: Some(3) }
+}
 
 const DIGEST: Digest = Digest(0x9c1e_07aa);
 
@@ -33,7 +34,7 @@ fn bodies(write: impl FnOnce(&mut Vec<u8>, &mut dyn FnMut(&mut Vec<u8>))) -> Vec
 }
 
 fn bodies_of(elements: &Elements) -> Vec<Vec<u8>> {
-    bodies(|buffer, message| emit(buffer, TARGET, elements, message))
+    bodies(|buffer, message| emit(buffer, target(), elements, message))
 }
 
 fn read(bodies: &[Vec<u8>]) -> Vec<Element> {
@@ -60,7 +61,7 @@ fn any_elements() -> impl Strategy<Value = (SetName, Elements)> {
         }),
         prop::collection::btree_set((1..=u16::MAX).prop_map(port), 1..50).prop_map(|of| {
             let of = of.into_iter().collect();
-            (SetName::Guarded, Elements::WorkerPorts(of))
+            (SetName::Guarded(Protocol::Tcp), Elements::WorkerPorts(of))
         }),
         services().prop_map(move |of| {
             (SetName::Wildcards(v4), Elements::Services(of.into_iter().collect()))
@@ -190,7 +191,7 @@ fn elements_are_those_of_nft() {
             Some(SetName::Ports(_, Protocol::Udp, _)) => {
                 Elements::Ports(vec![(port(80), port(20000))])
             }
-            Some(SetName::Guarded) => Elements::WorkerPorts(vec![port(20000), port(20001)]),
+            Some(SetName::Guarded(_)) => Elements::WorkerPorts(vec![port(20000), port(20001)]),
             other => panic!("{other:?} was not captured"),
         };
         assert_eq!(list_of(&bodies_of(&elements)[0]), sorted(&bytes), "{name}");

@@ -122,10 +122,12 @@ fn any_rule() -> impl Strategy<Value = Rule> {
             let ports = PortRange::new(one.min(other), one.max(other)).unwrap();
             Rule::GuardRange { protocol, ports }
         }),
-        (any_protocol(), any_port(), any_port()).prop_map(|(protocol, one, other)| {
-            let range = PortRange::new(one.min(other), one.max(other)).unwrap();
-            Rule::Guard { protocol, range }
-        }),
+        (any_protocol(), any_protocol(), any_port(), any_port()).prop_map(
+            |(protocol, of, one, other)| {
+                let range = PortRange::new(one.min(other), one.max(other)).unwrap();
+                Rule::Guard { protocol, set: SetName::Guarded(of), range }
+            }
+        ),
         generation().prop_map(|generation| Rule::Drop { generation }),
         generation().prop_map(|generation| Rule::DropTracked { generation }),
     ]
@@ -262,7 +264,7 @@ fn framed(kind: u16, body: &[u8]) -> Vec<u8> {
 #[cfg(target_endian = "little")]
 fn expressions_are_those_of_nft() {
     let captured = captured("rule");
-    assert_eq!(captured.len(), 51);
+    assert_eq!(captured.len(), 52);
     let rules = captured_rules();
     for (text, bytes) in captured {
         let rule = rules.iter().find(|rule| rule.to_string() == text);
@@ -352,7 +354,9 @@ fn captured_rules() -> Vec<Rule> {
     }
     for protocol in Protocol::ALL {
         let ports = PortRange::new(port(20000), port(29999)).unwrap();
-        rules.push(Rule::Guard { protocol, range: ports });
+        for of in [protocol, Protocol::Tcp] {
+            rules.push(Rule::Guard { protocol, set: SetName::Guarded(of), range: ports });
+        }
         rules.push(Rule::GuardRange { protocol, ports });
     }
     rules.push(Rule::Drop { generation: Generation(3) });

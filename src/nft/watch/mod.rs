@@ -185,6 +185,11 @@ impl Commit {
             .any(|(family, name)| *family == INET && name == table.as_str().as_bytes())
     }
 
+    /// Whether it changed anything in a table of this name, of whatever family.
+    pub(crate) fn touches_a_table_named(&self, table: &str) -> bool {
+        self.tables.iter().any(|(_, name)| name == table.as_bytes())
+    }
+
     /// Whether it changed anything outside this table.
     pub fn touches_others(&self, table: &TableName) -> bool {
         self.tables.len() > usize::from(self.touches(table))

@@ -97,6 +97,24 @@ impl Batch {
         batch
     }
 
+    /// Encodes messages about objects of tables of any family, each with the number of the operation that it is
+    /// part of. With a `generation_id` as [`Self::encode`].
+    pub(in crate::nft) fn of_families(
+        members: &[(usize, u8, Member)],
+        generation_id: Option<u32>,
+    ) -> Self {
+        let mut batch = Self::with_room_for(members.len());
+        batch.put_begin(generation_id);
+        for (operation, family, member) in members {
+            batch.begin(kind(member.message), member.flags, Some(*operation));
+            batch.datagram.extend(header(*family, 0));
+            batch.datagram.extend_from_slice(&member.body);
+            batch.close();
+        }
+        batch.put_end();
+        batch
+    }
+
     /// Asks whether the kernel would do this: without its end a batch is checked, answered and
     /// undone, and nobody hears of it (`nfnetlink_rcv_batch`, net/netfilter/nfnetlink.c). The
     /// acknowledgement of the message stands for that of the end.
@@ -235,7 +253,7 @@ impl Batch {
         self.next_set_id += 1;
         // Without NLM_F_EXCL the kernel would add to what a set of that name holds.
         self.put(index, NEW_SET, CREATE | EXCLUSIVE, |body| set::put_new(body, table, set, id));
-        let reference = SetReference { table: table.as_str(), set: set.name, id: Some(id) };
+        let reference = SetReference { table: table.as_str(), set: set.name.into(), id: Some(id) };
         self.put_elements(index, (NEW_SET_ELEMENT, CREATE), |datagram, begin| {
             element::emit(datagram, reference, &set.elements, begin);
         });
@@ -250,7 +268,7 @@ impl Batch {
         ports: &[Port],
         message: (u8, u16),
     ) {
-        let reference = SetReference { table: table.as_str(), set, id: None };
+        let reference = SetReference { table: table.as_str(), set: set.into(), id: None };
         self.put_elements(index, message, |datagram, begin| {
             element::emit_ports(datagram, reference, ports, begin);
         });

@@ -52,7 +52,7 @@ pub(in crate::nft) fn emit(rule: &Rule) -> Vec<Expression> {
         }
         Rule::Drop { .. } => vec![Expression::Counter, Expression::Drop],
         Rule::DropTracked { .. } => emit_drop_tracked(),
-        Rule::Guard { protocol, .. } => emit_guard(*protocol),
+        Rule::Guard { protocol, set, .. } => emit_guard(*protocol, *set),
         Rule::GuardRange { protocol, ports } => emit_guard_of_range(*protocol, *ports),
     }
 }
@@ -467,12 +467,12 @@ fn emit_drop_tracked() -> Vec<Expression> {
     ]
 }
 
-fn emit_guard(protocol: Protocol) -> Vec<Expression> {
+fn emit_guard(protocol: Protocol, set: SetName) -> Vec<Expression> {
     let mut rule = is_protocol(protocol).to_vec();
     if protocol == Protocol::Tcp {
         rule.extend(is_syn_among(SYN | ACK, Relation::Equal));
     }
-    rule.extend([LOAD_PORT, is_in(SetName::Guarded)]);
+    rule.extend([LOAD_PORT, is_in(set)]);
     rule.extend(drop_from_others());
     rule
 }
@@ -563,7 +563,8 @@ fn candidate(expressions: &[Expression], comment: Option<Comment>) -> Option<Rul
         }
         [_, Expression::Compare { value: protocol, .. }, .., Expression::Drop] => {
             let Some(Comment::WorkerPorts(range)) = comment else { return None };
-            Some(Rule::Guard { protocol: protocol_of(protocol)?, range })
+            let set = set().filter(|set| matches!(set, SetName::Guarded(_)))?;
+            Some(Rule::Guard { protocol: protocol_of(protocol)?, set, range })
         }
         [_, Expression::Compare { value: protocol, .. }, .., Expression::CountIn { counter }] => {
             Some(Rule::Count {

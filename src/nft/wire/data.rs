@@ -2,7 +2,7 @@
 //! (include/uapi/linux/netfilter/nf_tables.h).
 
 use crate::netlink::Attributes;
-use crate::netlink::attribute::{nest, put_in_list, put_u32};
+use crate::netlink::attribute::{nest, put_in_list, put_text, put_u32};
 
 /// `NFTA_DATA_VALUE`, `NFTA_DATA_VERDICT`, `NFTA_VERDICT_CODE`, `NFTA_VERDICT_CHAIN`.
 pub(in crate::nft) const NFTA_DATA_VALUE: u16 = 1;
@@ -76,6 +76,17 @@ impl<const LEN: usize> From<[u8; LEN]> for Data {
 /// Writes a value.
 pub(in crate::nft) fn put_data(buffer: &mut Vec<u8>, kind: u16, value: &[u8]) {
     put_in_list(buffer, kind, NFTA_DATA_VALUE, value);
+}
+
+/// `NFT_GOTO`.
+pub(in crate::nft) const GOTO: i32 = -4;
+
+/// Writes the verdict to go to a chain.
+pub(in crate::nft) fn put_goto(buffer: &mut Vec<u8>, chain: impl AsRef<[u8]>) {
+    nest(buffer, NFTA_DATA_VERDICT, |buffer| {
+        put_u32(buffer, NFTA_VERDICT_CODE, GOTO.cast_unsigned());
+        put_text(buffer, NFTA_VERDICT_CHAIN, chain);
+    });
 }
 
 /// Writes a verdict without a chain.

@@ -3,14 +3,15 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::data::{
-    NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, put_data,
+    GOTO, NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE, put_data,
+    put_goto,
 };
 use super::expression::NFTA_LIST_ELEM;
 use super::put_name;
 use crate::netlink::Attributes;
-use crate::netlink::attribute::{begin, end, nest, put, put_text, put_u32};
+use crate::netlink::attribute::{begin, end, nest, put_text, put_u32};
 use crate::plan::{Port, Protocol, Seat};
-use crate::ruleset::{ChainName, Elements, SetName, low_v4, low_v6};
+use crate::ruleset::{ChainName, Elements, Name, SetName, low_v4, low_v6};
 
 // `NFTA_SET_ELEM_LIST_*`, `NFTA_SET_ELEM_*` (include/uapi/linux/netfilter/nf_tables.h).
 pub(in crate::nft) const NFTA_SET_ELEM_LIST_TABLE: u16 = super::message::TABLE;
@@ -20,9 +21,6 @@ const NFTA_SET_ELEM_LIST_SET_ID: u16 = 4;
 pub(in crate::nft) const NFTA_SET_ELEM_KEY: u16 = 1;
 pub(in crate::nft) const NFTA_SET_ELEM_DATA: u16 = 2;
 
-/// `NFT_GOTO`.
-const GOTO: i32 = -4;
-
 /// The longest list of elements in one message: an attribute's length is 16 bits.
 const LIST_LIMIT: usize = 60_000;
 
@@ -30,7 +28,7 @@ const LIST_LIMIT: usize = 60_000;
 #[derive(Debug, Clone, Copy)]
 pub(in crate::nft) struct SetReference<'a> {
     pub(in crate::nft) table: &'a str,
-    pub(in crate::nft) set: SetName,
+    pub(in crate::nft) set: Name,
     pub(in crate::nft) id: Option<u32>,
 }
 
@@ -89,6 +87,26 @@ pub(in crate::nft) fn emit_ports(
     lists.close();
 }
 
+/// Writes the bodies of the messages about these elements, as [`emit`] does: keys, and of a map the chain that
+/// each goes to. Whoever deletes elements names their keys alone.
+pub(in crate::nft) fn emit_keys<'a>(
+    buffer: &mut Vec<u8>,
+    target: SetReference<'_>,
+    elements: impl IntoIterator<Item = (&'a [u8], Option<&'a str>)>,
+    message: impl FnMut(&mut Vec<u8>),
+) {
+    let mut lists = Lists { buffer, target, message, open: None };
+    for (key, chain) in elements {
+        lists.add(|buffer| {
+            put_data(buffer, NFTA_SET_ELEM_KEY, key);
+            if let Some(chain) = chain {
+                nest(buffer, NFTA_SET_ELEM_DATA, |buffer| put_goto(buffer, chain));
+            }
+        });
+    }
+    lists.close();
+}
+
 /// A protocol and a port as parts of a key of several: each is padded to 32 bits.
 fn service_key(protocol: Protocol, port: Port) -> [u8; 8] {
     let [high, low] = port.number().to_be_bytes();
@@ -109,12 +127,8 @@ impl<F: FnMut(&mut Vec<u8>)> Lists<'_, F> {
         for (number, seat) in (0u32..).zip(seats) {
             self.add(|buffer| {
                 put_data(buffer, NFTA_SET_ELEM_KEY, &key(number));
-                nest(buffer, NFTA_SET_ELEM_DATA, |buffer| {
-                    nest(buffer, NFTA_DATA_VERDICT, |buffer| {
-                        put(buffer, NFTA_VERDICT_CODE, &GOTO.to_be_bytes());
-                        put_name(buffer, NFTA_VERDICT_CHAIN, ChainName::Seat(*seat));
-                    });
-                });
+                let chain = Name::from(ChainName::Seat(*seat));
+                nest(buffer, NFTA_SET_ELEM_DATA, |buffer| put_goto(buffer, chain.as_bytes()));
             });
         }
     }
@@ -215,7 +229,7 @@ pub(in crate::nft) fn collect(name: SetName, elements: &[Element]) -> Option<Ele
         SetName::Wildcards(_) | SetName::Established => Some(Elements::Services(sorted(
             elements.iter().map(|element| parse_service(&element.key)),
         )?)),
-        SetName::Guarded => {
+        SetName::Guarded(_) => {
             let ports = elements.iter().map(|element| parse_port(&element.key));
             Some(Elements::WorkerPorts(sorted(ports)?))
         }

@@ -10,23 +10,23 @@ use crate::ruleset::{Elements, Set, SetName, TableName};
 pub(in crate::nft) const NFTA_SET_TABLE: u16 = super::message::TABLE;
 pub(in crate::nft) const NFTA_SET_NAME: u16 = 2;
 pub(in crate::nft) const NFTA_SET_FLAGS: u16 = 3;
-const NFTA_SET_KEY_TYPE: u16 = 4;
-const NFTA_SET_KEY_LEN: u16 = 5;
-const NFTA_SET_DATA_TYPE: u16 = 6;
-const NFTA_SET_DATA_LEN: u16 = 7;
+pub(in crate::nft) const NFTA_SET_KEY_TYPE: u16 = 4;
+pub(in crate::nft) const NFTA_SET_KEY_LEN: u16 = 5;
+pub(in crate::nft) const NFTA_SET_DATA_TYPE: u16 = 6;
+pub(in crate::nft) const NFTA_SET_DATA_LEN: u16 = 7;
 const NFTA_SET_DESC: u16 = 9;
-const NFTA_SET_ID: u16 = 10;
-const NFTA_SET_USERDATA: u16 = 13;
+pub(in crate::nft) const NFTA_SET_ID: u16 = 10;
+pub(in crate::nft) const NFTA_SET_USERDATA: u16 = 13;
 const NFTA_SET_DESC_SIZE: u16 = 1;
 
 /// `NFT_SET_MAP`.
-const MAP: u32 = 0x8;
+pub(in crate::nft) const MAP: u32 = 0x8;
 
 /// The type that nft says a verdict has.
-const TYPE_VERDICT: u32 = 0xffff_ff00;
+pub(in crate::nft) const TYPE_VERDICT: u32 = 0xffff_ff00;
 
 /// Types of nft (nftables, include/datatype.h), each 6 bits wide where several make one key.
-const TYPE_INTEGER: u32 = 4;
+pub(in crate::nft) const TYPE_INTEGER: u32 = 4;
 const TYPE_IPV4_ADDRESS: u32 = 7;
 const TYPE_IPV6_ADDRESS: u32 = 8;
 const TYPE_PROTOCOL: u32 = 12;

@@ -88,6 +88,15 @@ pub(in crate::nft) fn numbered_map(modulus: u32) -> Vec<u8> {
     data
 }
 
+/// The modulus of the user data that [`numbered_map`] writes; `None` for any other.
+pub(in crate::nft) fn numbered_map_modulus(data: &[u8]) -> Option<u32> {
+    /// Behind two byte orders, and of the key's `typeof`: its head, the kind of expression, the head of its data,
+    /// the kind of number, and the head of the modulus.
+    const AT: usize = 6 + 6 + 2 + 6 + 2 + 6 + 2;
+    let modulus = u32::from_ne_bytes(data.get(AT..AT + 4)?.try_into().ok()?);
+    (numbered_map(modulus) == data).then_some(modulus)
+}
+
 /// As much as the data of most sets and maps take.
 const ROOM: usize = 32;
 
@@ -143,6 +152,16 @@ mod tests {
             "000402000000010402000000060400000000"
         );
         assert_eq!(hex(&comment("generation 1")), "000d67656e65726174696f6e203100");
+    }
+
+    #[test]
+    fn the_modulus_of_a_map_reads_back() {
+        for modulus in [1, 1024, 65_536] {
+            let data = numbered_map(modulus);
+            assert_eq!(numbered_map_modulus(&data), Some(modulus));
+            assert_eq!(numbered_map_modulus(&data[..data.len() - 1]), None);
+        }
+        assert_eq!(numbered_map_modulus(&map(ByteOrder::Big, ByteOrder::Big)), None);
     }
 
     #[test]

@@ -44,6 +44,18 @@ impl fmt::Display for MemberName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddress([u8; 6]);
 
+impl MacAddress {
+    /// The address as bytes, in the order of the text.
+    pub const fn octets(self) -> [u8; 6] {
+        self.0
+    }
+
+    /// That of these bytes; `None` for a group's, and for all zeros.
+    pub fn from_octets(octets: [u8; 6]) -> Option<Self> {
+        (octets != [0; 6] && octets[0] & 1 == 0).then_some(Self(octets))
+    }
+}
+
 impl FromStr for MacAddress {
     type Err = FleetError;
 
@@ -58,8 +70,8 @@ impl FromStr for MacAddress {
             let value = is_plain.then(|| u8::from_str_radix(part, 16).ok()).flatten();
             *byte = value.ok_or_else(error)?;
         }
-        let is_of_a_host = bytes != [0; 6] && bytes[0] & 1 == 0;
-        (parts.next().is_none() && is_of_a_host).then_some(Self(bytes)).ok_or_else(error)
+        let is_whole = parts.next().is_none();
+        is_whole.then(|| Self::from_octets(bytes)).flatten().ok_or_else(error)
     }
 }
 

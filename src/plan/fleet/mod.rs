@@ -32,6 +32,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod device;
 mod error;
 #[cfg(feature = "serde")]
 mod json;
@@ -42,6 +43,7 @@ mod tests;
 
 use std::net::IpAddr;
 
+pub use device::DeviceName;
 pub use error::FleetError;
 pub use member::{MacAddress, Member, MemberName, MemberState, Members};
 pub use owners::Owners;

@@ -16,6 +16,7 @@ const NOTHING: PlanChanges = PlanChanges {
     guard: false,
     local_clients: false,
     destination: false,
+    port_lookup: false,
 };
 
 fn is_unchanged(from: &Plan, to: &Plan) -> bool {

@@ -3,6 +3,7 @@
 mod assignment;
 mod bad_input;
 mod changes;
+mod guard;
 mod hash;
 mod lending;
 mod routes;

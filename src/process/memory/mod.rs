@@ -54,6 +54,7 @@ use member::Member;
 #[cfg(feature = "internals")]
 pub(super) use fuzzing::read_proc_files;
 pub(crate) use proc_files::Bytes;
+pub(super) use proc_files::cgroup_path;
 
 /// From one pass over `/proc` to the next, at least.
 const PASS_INTERVAL: Duration = Duration::from_secs(5);
@@ -367,7 +368,7 @@ impl Tree {
         let directory = self.leader.directory().ok()??;
         let mut buffer = [0; 8192];
         let length = directory.read("cgroup", &mut buffer).ok()??;
-        proc_files::cgroup_path(&buffer[..length])?
+        cgroup_path(&buffer[..length])?
     }
 }
 

@@ -73,7 +73,7 @@ pub(super) fn inactive_file(stat: &[u8]) -> Option<Bytes> {
 /// The cgroup of a process in the hierarchy of version 2, below the root of the reader's cgroup
 /// namespace, of a `/proc/PID/cgroup` (cgroups(7)): `Some(None)` where there is no such hierarchy,
 /// or the cgroup was removed, or lies outside of the namespace.
-pub(super) fn cgroup_path(cgroup: &[u8]) -> Option<Option<PathBuf>> {
+pub(in crate::process) fn cgroup_path(cgroup: &[u8]) -> Option<Option<PathBuf>> {
     // Cut lines would name another cgroup.
     if !cgroup.ends_with(b"\n") {
         return None;

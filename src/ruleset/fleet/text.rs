@@ -1,131 +1,149 @@
 //! The rules of a host of a fleet as a script for `nft -f`.
 
-use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Display};
 
-use crate::plan::{Engine, Listener, Protocol};
+use super::object::{
+    ClientAddress, FleetChain, FleetHook, FleetRule, FleetSet, FleetTable, FleetTableKind,
+    FleetTableName, MEMBERS, SECOND_CHANCE_PRIORITY, UNKNOWN_CHAIN, UNKNOWN_ERRORS_CHAIN,
+    errors_chain, keyword, owners_chain,
+};
+use super::{DeviceName, FleetRuleset};
+use crate::plan::Listener;
+use crate::ruleset::object::Family;
 
-use super::super::lower::slots_in_key;
-use super::super::object::Family;
-use super::{FamilyRules, FleetRuleset, Other, Targets};
-
-/// `NF_IP_PRI_MANGLE` - 10: behind connection tracking (-200), before what intercepts (-150) or translates (-100).
-const SECOND_CHANCE_PRIORITY: i32 = -160;
-
-/// What every table of ours for fleets begins with, and its comment.
-const TABLE_PREFIX: &str = "ipcluster_fleet_";
-const COMMENT: &str = "ipcluster fleet schema 1";
-
-impl fmt::Display for FleetRuleset {
+impl Display for FleetRuleset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let table = format!("{TABLE_PREFIX}{}", self.host.name);
+        let Self { name, device, tables } = self;
         // One that is there is replaced, and nft removes none that is not: so it is made first.
-        for family in ["netdev", "ip", "ip6"] {
-            writeln!(f, "table {family} {table}")?;
-            writeln!(f, "delete table {family} {table}")?;
+        for family in FleetTableKind::ALL.map(FleetTableKind::family) {
+            writeln!(f, "table {family} {name}")?;
+            writeln!(f, "delete table {family} {name}")?;
         }
-        writeln!(f, "table netdev {table} {{")?;
-        writeln!(f, "\tcomment \"{COMMENT}\"")?;
-        self.director(f)?;
-        writeln!(f, "}}")?;
-        for rules in &self.families {
-            if let Some(former) = &rules.former {
-                writeln!(f, "table {} {table} {{", keyword(rules.family))?;
-                writeln!(f, "\tcomment \"{COMMENT}\"")?;
-                self.second_chance(f, rules, former)?;
-                writeln!(f, "}}")?;
+        for FleetTable { kind, sets, chains } in tables {
+            writeln!(f, "table {} {name} {{", kind.family())?;
+            writeln!(f, "\tcomment \"{}\"", FleetTableName::COMMENT)?;
+            for set in sets {
+                write!(f, "\n{}", SetText(set))?;
             }
+            for chain in chains {
+                write!(f, "\n{}", ChainText { chain, device })?;
+            }
+            writeln!(f, "}}")?;
         }
         Ok(())
     }
 }
 
-impl FleetRuleset {
-    fn director(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let device = self.host.device.as_str();
-        for rules in &self.families {
-            let (family, version) = (rules.family, keyword(rules.family));
-            for other in rules.owners.used().into_iter().map(|place| &self.others[place]) {
-                writeln!(f, "\tchain {} {{", chain_to(other, family))?;
-                let address = other.address(family).expect("checked when it was lowered");
-                writeln!(f, "\t\tfwd {version} to {address} device \"{device}\"")?;
-                writeln!(f, "\t}}")?;
+struct SetText<'a>(&'a FleetSet);
+
+impl Display for SetText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (head, elements): (_, Vec<String>) = match self.0 {
+            FleetSet::Members(all) => {
+                let head = format!("set {MEMBERS} {{\n\t\ttype ether_addr");
+                (head, all.iter().map(ToString::to_string).collect())
             }
-            if let Some(dispatch) = self.dispatch(family, &rules.owners) {
-                writeln!(f, "\tchain owners_{version} {{\n\t\t{dispatch}\n\t}}")?;
+            FleetSet::Slots { name, slots, chains } => {
+                let name = name.as_str();
+                let head = format!("map {name} {{\n\t\ttypeof numgen inc mod {slots} : verdict");
+                let element = |(slot, chain): &(u32, _)| format!("{slot} : goto {chain}");
+                (head, chains.iter().map(element).collect())
             }
-        }
-        writeln!(f, "\tchain director {{")?;
-        writeln!(f, "\t\ttype filter hook ingress device \"{device}\" priority 0; policy accept;")?;
-        if !self.others.is_empty() {
-            let macs: BTreeSet<_> = self.others.iter().map(|other| other.mac).collect();
-            writeln!(f, "\t\tether saddr {} accept", set(macs))?;
-        }
-        for rules in self.families.iter().filter(|rules| !rules.owners.used().is_empty()) {
-            for listener in &rules.listeners {
-                let chain = format!("owners_{}", keyword(rules.family));
-                writeln!(f, "\t\t{} goto {chain}", matches(listener))?;
-            }
+        };
+        writeln!(f, "\t{head}")?;
+        // nft reads no empty list.
+        if !elements.is_empty() {
+            let lines: Vec<String> = elements.chunks(4).map(|line| line.join(", ")).collect();
+            writeln!(f, "\t\telements = {{ {} }}", lines.join(",\n\t\t\t     "))?;
         }
         writeln!(f, "\t}}")
     }
+}
 
-    fn second_chance(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        rules: &FamilyRules,
-        former: &Targets,
-    ) -> fmt::Result {
-        let (family, device) = (rules.family, self.host.device.as_str());
-        for other in former.used().into_iter().map(|place| &self.others[place]) {
-            writeln!(f, "\tchain {} {{", chain_to(other, family))?;
-            let address = other.address(family).expect("checked when it was lowered");
-            writeln!(f, "\t\tdup to {address} device \"{device}\"")?;
-            writeln!(f, "\t\tdrop")?;
-            writeln!(f, "\t}}")?;
+struct ChainText<'a> {
+    chain: &'a FleetChain,
+    device: &'a DeviceName,
+}
+
+impl Display for ChainText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { chain: FleetChain { name, hook, rules }, device } = self;
+        let device = device.as_str();
+        writeln!(f, "\tchain {name} {{")?;
+        match hook {
+            None => {}
+            Some(FleetHook::Ingress) => writeln!(
+                f,
+                "\t\ttype filter hook ingress device \"{device}\" priority 0; policy accept;"
+            )?,
+            Some(FleetHook::Prerouting) => writeln!(
+                f,
+                "\t\ttype filter hook prerouting priority {SECOND_CHANCE_PRIORITY}; policy accept;"
+            )?,
         }
-        let Some(dispatch) = self.dispatch(family, former) else { return Ok(()) };
-        writeln!(f, "\tchain unknown {{")?;
-        match self.host.engine {
-            Engine::Tproxy => writeln!(f, "\t\tsocket transparent 1 accept")?,
-            Engine::Redirect => {
-                writeln!(f, "\t\tct state established,related accept")?;
-                // Of a connection of this host, but for what a connection of another one may end by: connection
-                // tracking calls a reset and a FIN without an entry invalid, too.
-                writeln!(f, "\t\tct state invalid tcp flags & (fin | rst) == 0x0 accept")?;
-            }
-        }
-        writeln!(f, "\t\t{dispatch}\n\t}}")?;
-        writeln!(f, "\tchain second_chance {{")?;
-        writeln!(
-            f,
-            "\t\ttype filter hook prerouting priority {SECOND_CHANCE_PRIORITY}; policy accept;"
-        )?;
-        let tcp = rules.listeners.iter().filter(|listener| listener.protocol() == Protocol::Tcp);
-        for listener in tcp {
-            let begins = "tcp flags & (fin | syn | rst | ack) != syn";
-            writeln!(f, "\t\tiif \"{device}\" {} {begins} goto unknown", matches(listener))?;
+        for rule in rules {
+            writeln!(f, "\t\t{}", RuleText { rule, device })?;
         }
         writeln!(f, "\t}}")
     }
+}
 
-    /// The rule that sends each slot to its target; `None` if no slot has one.
-    fn dispatch(&self, family: Family, Targets(targets): &Targets) -> Option<String> {
-        let slots_in_key = slots_in_key(targets);
-        let modulus = targets.len() / slots_in_key;
-        let keys = targets.iter().step_by(slots_in_key).enumerate();
-        let element = |(key, target): (usize, &Option<usize>)| {
-            let other = &self.others[(*target)?];
-            Some(format!("{key} : goto {}", chain_to(other, family)))
-        };
-        let elements: Vec<String> = keys.filter_map(element).collect();
-        let source = match family {
-            Family::V4 => "ip saddr",
-            Family::V6 => "@nh,64,64",
-        };
-        let map = set(&elements);
-        let rule = format!("jhash {source} mod {modulus} seed {:#x} vmap {map}", self.seed);
-        (!elements.is_empty()).then_some(rule)
+struct RuleText<'a> {
+    rule: &'a FleetRule,
+    device: &'a str,
+}
+
+impl Display for RuleText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let device = self.device;
+        match self.rule {
+            FleetRule::PassMembers => write!(f, "ether saddr @{MEMBERS} accept"),
+            FleetRule::Direct(listener) => {
+                let chain = owners_chain(Family::of(listener));
+                write!(f, "{} goto {chain}", matches(listener))
+            }
+            FleetRule::DirectError(listener) => {
+                let chain = errors_chain(Family::of(listener));
+                write!(f, "{} goto {chain}", error_matches(listener))
+            }
+            FleetRule::PassTagged(family) => write!(f, "ether type != {} accept", keyword(*family)),
+            FleetRule::Dispatch { family, client, slots, seed, map } => {
+                let (client, map) = (client_address(*family, *client), map.as_str());
+                write!(f, "jhash {client} mod {slots} seed {seed:#x} vmap @{map}")
+            }
+            FleetRule::DispatchMarked { mark, family, client, slots, seed, map } => {
+                let (client, map) = (client_address(*family, *client), map.as_str());
+                let (version, mark) = (keyword(*family), mark.value());
+                write!(
+                    f,
+                    "{version} dscp {mark:#x} jhash {client} mod {slots} seed {seed:#x} vmap @{map}"
+                )
+            }
+            FleetRule::Mark(family, mark) => {
+                write!(f, "{} dscp set {:#x}", keyword(*family), mark.value())
+            }
+            FleetRule::Forward(address) => {
+                let version = if address.is_ipv4() { "ip" } else { "ip6" };
+                write!(f, "fwd {version} to {address} device \"{device}\"")
+            }
+            FleetRule::Duplicate(address) => write!(f, "dup to {address} device \"{device}\""),
+            FleetRule::Drop => f.write_str("drop"),
+            FleetRule::Accept => f.write_str("accept"),
+            FleetRule::PassTransparent => f.write_str("socket transparent 1 accept"),
+            FleetRule::PassEstablished => f.write_str("ct state established,related accept"),
+            FleetRule::PassInvalid => {
+                f.write_str("ct state invalid tcp flags & (fin | rst) == 0x0 accept")
+            }
+            FleetRule::Unknown(listener) => {
+                let begins = "tcp flags & (fin | syn | rst | ack) != syn";
+                let to = matches(listener);
+                write!(f, "iif \"{device}\" {to} {begins} goto {UNKNOWN_CHAIN}")
+            }
+            FleetRule::UnknownError(listener) => {
+                let to = error_matches(listener);
+                write!(f, "iif \"{device}\" {to} goto {UNKNOWN_ERRORS_CHAIN}")
+            }
+        }
     }
 }
 
@@ -136,19 +154,25 @@ fn matches(listener: &Listener) -> String {
     format!("{version} daddr {address} {protocol} dport {port}")
 }
 
-fn set<T: fmt::Display>(elements: impl IntoIterator<Item = T>) -> String {
-    let elements: Vec<String> = elements.into_iter().map(|element| element.to_string()).collect();
-    format!("{{ {} }}", elements.join(", "))
+/// ICMP errors about what a listener has sent.
+fn error_matches(listener: &Listener) -> String {
+    let family = Family::of(listener);
+    let (version, address) = (keyword(family), listener.address());
+    let (protocol, port) = (listener.protocol().number(), listener.port().number());
+    let (kind, protocol_at, port_at) = match family {
+        Family::V4 => ("icmp type destination-unreachable", 136, 224),
+        Family::V6 => ("icmpv6 type packet-too-big", 112, 384),
+    };
+    format!(
+        "{version} daddr {address} {kind} @th,{protocol_at},8 {protocol:#x} @th,{port_at},16 {port:#x}"
+    )
 }
 
-fn chain_to(other: &Other, family: Family) -> String {
-    format!("to_{}_{}", other.name, keyword(family))
-}
-
-/// nft's word for a family.
-const fn keyword(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
+fn client_address(family: Family, client: ClientAddress) -> &'static str {
+    match (family, client) {
+        (Family::V4, ClientAddress::Source) => "ip saddr",
+        (Family::V6, ClientAddress::Source) => "@nh,64,64",
+        (Family::V4, ClientAddress::InError) => "@th,192,32",
+        (Family::V6, ClientAddress::InError) => "@th,256,64",
     }
 }

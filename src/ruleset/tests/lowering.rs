@@ -122,6 +122,12 @@ fn a_connection_keeps_the_address_that_its_client_has_dialled() {
             ]
         );
     }
+    // Two ports of a protocol have a rule each, three a map.
+    let https = v4.replace(":20000", ":20001").replace(" 80 ", " 443 ");
+    assert_eq!(seat(&["10.9.0.1:80", "10.9.0.1:443", "10.9.0.1:53/udp"], false)[..2], [v4, &https]);
+    let of_three = seat(&["10.9.0.1:80", "10.9.0.1:443", "10.9.0.1:444"], false);
+    assert_eq!(of_three.len(), 1, "{of_three:?}");
+    assert!(of_three[0].contains("th dport map @seat_0_tcp_"), "{of_three:?}");
     let named = "meta nfproto ipv6 udp dport 53 dnat ip6 to ip6 daddr:20000";
     let local = "oif \"lo\" meta nfproto ipv4 udp dport 53 dnat ip to ip daddr:20000";
     let rest = "udp dport 53 redirect to :20000";

@@ -7,9 +7,10 @@ mod transitions;
 
 use proptest::prelude::*;
 
+use super::raise::TRANSLATIONS;
 use crate::plan::{
-    Destination, Engine, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Seat,
-    Weights,
+    Destination, Engine, Generation, Listeners, Occupant, Partition, Plan, Port, PortLookup,
+    PortRange, Seat, Weights,
 };
 
 const MIXES: [&[&str]; 9] = [
@@ -74,10 +75,11 @@ enum Event {
     Admit(bool),
     Guard(Option<u16>),
     GuardRange,
+    GuardForAll,
     /// So many workers without a seat.
     Unseated(u8),
     LocalClients(bool),
-    Destination(Destination),
+    Translation(Destination, PortLookup),
     Engine(Engine),
 }
 
@@ -92,9 +94,10 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => any::<bool>().prop_map(Event::Admit),
         2 => prop::option::of(20_000..30_000u16).prop_map(Event::Guard),
         1 => Just(Event::GuardRange),
+        1 => Just(Event::GuardForAll),
         2 => (0..3u8).prop_map(Event::Unseated),
         1 => any::<bool>().prop_map(Event::LocalClients),
-        1 => any_destination().prop_map(Event::Destination),
+        1 => any_translation().prop_map(|(to, by)| Event::Translation(to, by)),
         1 => any_engine().prop_map(Event::Engine),
     ]
 }
@@ -147,13 +150,20 @@ impl History {
             Event::GuardRange => {
                 self.plan.set_guard_of_range("20000-29999".parse().unwrap()).unwrap();
             }
+            Event::GuardForAll => {
+                self.plan.set_guard_for_all("20000-29999".parse().unwrap()).unwrap();
+            }
             Event::Unseated(count) => {
                 let first = self.next_port;
                 self.next_port += 8 * u16::from(count);
-                self.plan.guard_unseated((first..self.next_port).filter_map(Port::new));
+                let ports: Vec<Port> = (first..self.next_port).filter_map(Port::new).collect();
+                self.plan.guard_unseated(self.plan.clone().listeners().protocols_of(&ports));
             }
             Event::LocalClients(balanced) => self.plan.set_local_clients(balanced),
-            Event::Destination(destination) => self.plan.set_destination(destination),
+            Event::Translation(destination, lookup) => {
+                self.plan.set_destination(destination);
+                self.plan.set_port_lookup(lookup);
+            }
             Event::Engine(engine) => self.plan.set_engine(engine).unwrap(),
         }
     }
@@ -187,8 +197,8 @@ fn any_engine() -> impl Strategy<Value = Engine> {
     prop::sample::select(Engine::ALL.to_vec())
 }
 
-fn any_destination() -> impl Strategy<Value = Destination> {
-    prop::sample::select(vec![Destination::Dialled, Destination::OfInterface])
+fn any_translation() -> impl Strategy<Value = (Destination, PortLookup)> {
+    prop::sample::select(TRANSLATIONS.to_vec())
 }
 
 /// Two plans of one cluster: the second is what became of the first, or has nothing to do with it.

@@ -2,14 +2,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::raise::TRANSLATIONS;
 use super::super::{
     Chain, ChainName, CounterName, Digest, Elements, Family, RaiseError, Rule, Ruleset, Scope, Set,
     SetName, Stale, TcpPorts, Translated, lower, raise,
 };
 use super::{any_plan, full};
 use crate::plan::{
-    Destination, Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Protocol, Seat,
-    Weights,
+    Generation, Listeners, Occupant, Partition, Plan, Port, PortRange, Protocol, Seat, Weights,
 };
 
 proptest! {
@@ -25,11 +25,15 @@ proptest! {
             plan.set_generation(generation);
         }
         let ruleset = lower(&plan);
-        let mut dialled = plan.clone();
-        dialled.set_destination(Destination::Dialled);
-        if lower(&dialled) == ruleset {
-            // Nothing in it tells.
-            plan = dialled;
+        for (destination, lookup) in TRANSLATIONS {
+            let mut alike = plan.clone();
+            alike.set_destination(destination);
+            alike.set_port_lookup(lookup);
+            if lower(&alike) == ruleset {
+                // Nothing in it tells the two from each other.
+                plan = alike;
+                break;
+            }
         }
         prop_assert_eq!(raise(&ruleset, Some(plan.listeners())), Ok(plan.clone()));
         // Without them the listeners come in an order of their own, and it is the same ruleset.
@@ -59,7 +63,8 @@ proptest! {
 
 /// A plan whose table has every kind of map: of slots, of survivors, of the ports of a seat.
 fn with_every_map() -> Plan {
-    let mut plan = full(&["10.9.0.1:80", "10.9.0.1:81"], Partition::hash(64).unwrap(), 4);
+    let listeners = ["10.9.0.1:80", "10.9.0.1:81", "10.9.0.1:82"];
+    let mut plan = full(&listeners, Partition::hash(64).unwrap(), 4);
     plan.vacate(Seat(2)).unwrap();
     plan
 }
@@ -112,7 +117,7 @@ fn a_map_beside_those_in_use_is_ours_only_if_its_name_is_the_digest_of_what_it_h
         Set { name: with_other_digest(left.name), ..left.clone() },
         Set { elements: Elements::Seats(vec![Seat(1), Seat(3)]), ..left.clone() },
         // Such as carry no digest are never stale.
-        Set { name: SetName::Guarded, elements: Elements::WorkerPorts(vec![]) },
+        Set { name: SetName::Guarded(Protocol::Tcp), elements: Elements::WorkerPorts(vec![]) },
     ] {
         let found = beside(&tampered);
         assert_eq!(raise(&found, None), Err(RaiseError::Surplus), "{tampered:?}");
@@ -336,9 +341,9 @@ fn another(rule: &mut Rule) {
             let generation = Generation(generation.0 + 1);
             Rule::RedirectByMap { protocol, counter, map, generation }
         }
-        Rule::Guard { protocol, range } => {
+        Rule::Guard { protocol, set, range } => {
             let last = Port::new(range.last().number() + 1).unwrap();
-            Rule::Guard { protocol, range: PortRange::new(range.first(), last).unwrap() }
+            Rule::Guard { protocol, set, range: PortRange::new(range.first(), last).unwrap() }
         }
         Rule::GuardRange { protocol, ports } => {
             let last = Port::new(ports.last().number() + 1).unwrap();

@@ -10,7 +10,10 @@ use super::super::{
 };
 use super::kernel::Kernel;
 use super::{any_history, any_pair, full, occupy};
-use crate::plan::{Destination, Generation, Partition, Plan, Port, Seat, Weights};
+use crate::plan::{
+    Destination, Engine, Generation, Partition, Plan, Port, PortLookup, PortRange, Protocol, Seat,
+    Weights,
+};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
@@ -161,7 +164,7 @@ proptest! {
 }
 
 fn is_guarded(set: SetName) -> bool {
-    set == SetName::Guarded
+    matches!(set, SetName::Guarded(_))
 }
 
 /// The ports that a transaction takes from a set that stays, and that it adds to one.
@@ -287,8 +290,8 @@ fn a_reload_with_everything_on_touches_the_chains_of_the_seats_alone() {
         occupy(&mut to, seat, 21000 + 10 * seat.0, Generation(2));
     }
     let operations = between(&from, &to, Duration::ZERO).transaction.operations;
-    // And the ports that come into the guard, and those that leave it.
-    assert_eq!(operations.len(), 8 * 5 + 2, "{operations:?}");
+    // And the ports that come into the guard, and those that leave it, of each protocol.
+    assert_eq!(operations.len(), 8 * 5 + 2 * 2, "{operations:?}");
 }
 
 #[test]
@@ -314,18 +317,90 @@ fn the_translation_of_the_release_before_is_replaced_where_it_stands() {
     let to = full(&listeners, Partition::hash(1024).unwrap(), 4);
     let mut from = to.clone();
     from.set_destination(Destination::OfInterface);
+    from.set_port_lookup(PortLookup::ByMap);
     from.vacate(Seat(3)).unwrap();
     let mut to = to;
     to.vacate(Seat(3)).unwrap();
     let before = lower(&from);
     assert_eq!(raise(&before, None).unwrap().destination(), Destination::OfInterface);
-    let transaction = between(&from, &to, Duration::ZERO).transaction;
+    let Transition { transaction, stale } = between(&from, &to, Duration::ZERO);
     assert!(!transaction.makes_table());
     let seats = [0, 1, 2].map(|seat| ChainName::Seat(Seat(seat)));
     assert_eq!(mentioned_chains(&transaction), seats.into());
     let mut kernel = Kernel::holding(&before);
     kernel.carry_out(&transaction).unwrap();
+    let tidy = Transition::tidy(transaction.table.clone(), &stale, Stale::GRACE);
+    kernel.carry_out(&tidy.transaction).unwrap();
     assert_eq!(kernel, Kernel::holding(&lower(&to)));
+}
+
+/// The release before had a map of each seat for two public ports. In its place comes a rule for each, and the
+/// maps stay until no packet can be in the rules that looked into them.
+#[test]
+fn the_maps_of_few_ports_of_the_release_before_become_rules() {
+    let listeners = ["10.9.0.1:80", "[::]:443", "10.9.0.1:53/udp"];
+    let to = full(&listeners, Partition::hash(1024).unwrap(), 2);
+    let mut from = to.clone();
+    from.set_port_lookup(PortLookup::ByMap);
+    let before = lower(&from);
+    let maps = |ruleset: &Ruleset| {
+        let sets = ruleset.sets.iter().map(|set| set.name);
+        sets.filter(|name| matches!(name, SetName::Ports(..))).collect::<Vec<_>>()
+    };
+    assert_eq!((maps(&before).len(), maps(&lower(&to)).len()), (2, 0));
+    assert_eq!(raise(&before, None).unwrap().port_lookup(), PortLookup::ByMap);
+    let Transition { transaction, stale } = between(&from, &to, Duration::ZERO);
+    assert!(!transaction.makes_table());
+    let seats = [0, 1].map(|seat| ChainName::Seat(Seat(seat)));
+    assert_eq!(mentioned_chains(&transaction), seats.into());
+    let mut kernel = Kernel::holding(&before);
+    kernel.carry_out(&transaction).unwrap();
+    assert!(stale.maps().eq(maps(&before)), "{stale:?}");
+    let tidy = Transition::tidy(transaction.table.clone(), &stale, Stale::GRACE);
+    kernel.carry_out(&tidy.transaction).unwrap();
+    assert_eq!(kernel, Kernel::holding(&lower(&to)));
+}
+
+/// The release before had one set for both protocols: a port that a worker holds for tcp was closed to what
+/// another program expects there by udp. It becomes one for each in a single transaction, in which the
+/// rules of the guard are never gone, and nothing else is touched.
+#[test]
+fn the_guard_of_the_release_before_gets_a_set_for_each_protocol() {
+    for engine in Engine::ALL {
+        let listeners = ["10.9.0.1:80", "[fd09::1]:80", "10.9.0.1:53/udp"];
+        let mut to = full(&listeners, Partition::hash(1024).unwrap(), 2);
+        to.set_engine(engine).unwrap();
+        let range: PortRange = "20000-29999".parse().unwrap();
+        let mut from = to.clone();
+        from.set_guard_for_all(range).unwrap();
+        to.set_guard(Some(range)).unwrap();
+        let before = lower(&from);
+        let rules = |plan: &Plan| {
+            let text = lower(plan).to_string();
+            let rules = text.lines().filter(|line| line.contains("@guarded"));
+            let words =
+                rules.map(|line| line.split('@').nth(1).unwrap().split(' ').next().unwrap());
+            words.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (rules(&from), rules(&to)),
+            (
+                vec!["guarded".to_owned(), "guarded".to_owned()],
+                vec!["guarded".to_owned(), "guarded_udp".to_owned()]
+            )
+        );
+        assert_eq!(raise(&before, None).as_ref(), Ok(&from));
+        let transaction = between(&from, &to, Duration::ZERO).transaction;
+        assert!(!transaction.makes_table());
+        assert_eq!(mentioned_chains(&transaction), [ChainName::Guard].into());
+        let (tcp, udp) = (SetName::Guarded(Protocol::Tcp), SetName::Guarded(Protocol::Udp));
+        assert_eq!(mentioned_sets(&transaction), [udp].into());
+        let of_udp = [20001, 20017].map(|it| Port::new(it).unwrap());
+        assert_eq!(mentioned_ports(&transaction), [(tcp, (of_udp.to_vec(), vec![]))].into());
+        let mut kernel = Kernel::holding(&before);
+        kernel.carry_out(&transaction).unwrap();
+        assert_eq!(kernel, Kernel::holding(&lower(&to)));
+    }
 }
 
 /// Where clients of this host are balanced, a datagram of theirs to a listener without an address keeps

@@ -4,10 +4,10 @@
 //! The listeners and the signals of a generation are those that were configured when it began, so that a
 //! worker that is replaced while a reload is under way, or after a rollback, is like its predecessor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::plan::{Generation, Listeners};
+use crate::plan::{Generation, Listeners, Plan};
 use crate::protocol::{Command, EndSignals, Refusal};
 use crate::supervisor::{RequestId, Settings, Supervisor};
 
@@ -34,14 +34,21 @@ pub(in crate::supervisor) struct Configurations {
     next: Arc<Listeners>,
     /// For generations that began under an earlier master.
     adopted: GenerationConfigured,
+    /// That of the plan with which this master began, and those of the workers that it named: their listeners
+    /// are its listeners. Others may have had others.
+    in_force: BTreeSet<Generation>,
     begun: BTreeMap<Generation, GenerationConfigured>,
 }
 
 impl Configurations {
-    pub(in crate::supervisor) fn new(listeners: &Listeners, signals: EndSignals) -> Self {
-        let listeners = Arc::new(listeners.clone());
+    pub(in crate::supervisor) fn new(in_force: &Plan, signals: EndSignals) -> Self {
+        let listeners = Arc::new(in_force.listeners().clone());
         let adopted = GenerationConfigured { listeners: Arc::clone(&listeners), signals };
-        Self { next: listeners, adopted, begun: BTreeMap::new() }
+        let occupants = in_force.seats().filter_map(|(_, occupant)| occupant);
+        let of_occupants = occupants.map(|occupant| occupant.generation);
+        // Its own is that of the workers which are started for it.
+        let in_force = of_occupants.chain([in_force.generation()]).collect();
+        Self { next: listeners, adopted, in_force, begun: BTreeMap::new() }
     }
 
     fn of(&self, generation: Generation) -> &GenerationConfigured {
@@ -53,9 +60,24 @@ impl Configurations {
         &self.of(generation).listeners
     }
 
+    /// The listeners of a generation; `None` if an earlier master began it, and nothing tells.
+    pub(in crate::supervisor) fn known_listeners_of(
+        &self,
+        generation: Generation,
+    ) -> Option<&Listeners> {
+        let is_known = self.begun.contains_key(&generation) || self.in_force.contains(&generation);
+        is_known.then(|| &**self.listeners_of(generation))
+    }
+
     /// The signals of the workers of a generation.
     pub(in crate::supervisor) fn signals_of(&self, generation: Generation) -> EndSignals {
         self.of(generation).signals
+    }
+
+    /// Forgets what was configured for the generations of this master.
+    #[cfg(test)]
+    pub(in crate::supervisor) fn forget_begun(&mut self) {
+        self.begun.clear();
     }
 
     /// A generation begins; generations of which `is_needed` is false are forgotten.

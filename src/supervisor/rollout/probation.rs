@@ -566,7 +566,8 @@ impl Supervisor {
     // Between masters.
 
     pub(in crate::supervisor) fn probation_snapshot(&self) -> Option<ProbationSnapshot> {
-        let probation = self.probation.as_ref()?;
+        let leads_back = |it: &&Probation| self.has_listeners_in_force(it.before.generation);
+        let probation = self.probation.as_ref().filter(leads_back)?;
         Some(ProbationSnapshot {
             before: GenerationWeights {
                 generation: probation.before.generation,
@@ -629,12 +630,15 @@ impl Supervisor {
         let Some(oldest) = of_target.map(|worker| worker.started).min() else { return };
         let is_young =
             now.since(oldest) < self.settings.ready.saturating_add(self.settings.probation);
+        // Those of another number of listeners cannot serve again.
+        let public_ports = self.plan().listeners().public_ports().len();
         let is_earlier = |worker: &&Worker| {
             let has_seat = worker.seat.index() < self.target.weights.seats();
             matches!(worker.stage, Stage::Retired(_))
                 && worker.generation < generation
                 && has_seat
                 && !worker.is_excluded
+                && worker.ports.as_ref().is_none_or(|ports| ports.len() == public_ports)
         };
         let earlier = self.workers.values().filter(is_earlier).map(|worker| worker.generation);
         let Some(earlier) = earlier.max().filter(|_| is_young) else { return };

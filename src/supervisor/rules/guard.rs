@@ -1,13 +1,17 @@
 //! The worker ports that other hosts cannot reach: those that workers hold now.
 //!
-//! A port is closed from the moment that a worker's process has it, through its retirement, until that
-//! process is gone; where the master holds its listening sockets, until these are closed. Every plan that
-//! is committed closes these ports. When no other plan is wanted, the one in force is committed again
-//! with them, so that a port that nobody of ours holds is open to whoever has it.
+//! A port is closed for the protocols of the listeners that it serves, a private one for every protocol, since
+//! nobody knows what is spoken there, and for what else a worker was seen to have open there; what other programs
+//! of the host have on a port by another protocol is none of our business. It is closed from the moment that a
+//! worker's process has it, through its retirement, until that process is gone; where the master holds its
+//! listening sockets, until these are closed. Every plan that is committed closes these ports. When no other plan
+//! is wanted, the one in force is committed again with them, so that a port that nobody of ours holds is open to
+//! whoever has it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::plan::Port;
+use crate::plan::{Generation, Port, Protocol};
 use crate::protocol::{Timestamp, WorkerId};
 use crate::supervisor::rollout::PlanWithWorkers;
 use crate::supervisor::state::Phase;
@@ -21,13 +25,55 @@ impl Supervisor {
         }
     }
 
+    /// Takes note of what a worker has open on its worker ports beside what its listeners are for.
+    pub(crate) fn hold_further_sockets(
+        &mut self,
+        worker: WorkerId,
+        ports: Arc<[(Protocol, Port)]>,
+    ) {
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.further_sockets = ports;
+        }
+    }
+
+    /// Has everything closed that an earlier master closed of the ports of its workers, until it is seen what
+    /// they have open there.
+    pub(in crate::supervisor) fn resume_further_sockets(&mut self) {
+        let plan = self.plan();
+        let closed: BTreeSet<(Protocol, Port)> = Protocol::ALL
+            .into_iter()
+            .flat_map(|it| plan.guarded_ports(it).into_iter().map(move |port| (it, port)))
+            .collect();
+        for worker in self.workers.values_mut() {
+            let ports = worker.ports.as_deref().unwrap_or_default();
+            let all = ports.iter().copied().flat_map(for_all);
+            worker.further_sockets = all.filter(|it| closed.contains(it)).collect();
+        }
+    }
+
     /// The worker ports and private ports of all workers, and the worker ports of the listening sockets that
-    /// workers have left.
-    pub(in crate::supervisor) fn held_ports(&self) -> impl Iterator<Item = Port> {
-        let of_workers = self.workers.values().filter_map(|worker| worker.ports.as_deref());
-        let orphaned = self.orphaned_listeners.values().filter_map(|it| it.ports());
-        let private = self.workers.values().map(|worker| &*worker.private_ports);
-        of_workers.chain(private).chain(orphaned).flatten().copied()
+    /// workers have left, each for a protocol.
+    pub(in crate::supervisor) fn held_ports(&self) -> impl Iterator<Item = (Protocol, Port)> {
+        let of_workers = self.workers.values().filter_map(|worker| {
+            Some(self.protocols_of(worker.generation, worker.ports.as_deref()?))
+        });
+        let orphaned = self.orphaned_listeners.values().filter_map(|it| {
+            let ports = it.ports()?;
+            Some(self.protocols_of(it.generation(), ports))
+        });
+        let private = self.workers.values().flat_map(|worker| &*worker.private_ports);
+        let further = self.workers.values().flat_map(|worker| worker.further_sockets.iter());
+        let private = private.copied().flat_map(for_all);
+        of_workers.chain(orphaned).flatten().chain(private).chain(further.copied())
+    }
+
+    /// What the ports of a worker of this generation are for: for every protocol, where its listeners are not
+    /// known, since an earlier master has started it.
+    fn protocols_of(&self, generation: Generation, ports: &[Port]) -> Vec<(Protocol, Port)> {
+        match self.configurations.known_listeners_of(generation) {
+            Some(listeners) => listeners.protocols_of(ports).collect(),
+            None => ports.iter().copied().flat_map(for_all).collect(),
+        }
     }
 
     /// Submits the plan in force with the ports guarded that are held now, if nothing else is to change: what
@@ -58,4 +104,8 @@ impl Supervisor {
         let roster = in_force.roster.clone();
         (plan != in_force.plan).then_some(PlanWithWorkers { plan, roster })
     }
+}
+
+fn for_all(port: Port) -> [(Protocol, Port); 2] {
+    Protocol::ALL.map(|protocol| (protocol, port))
 }

@@ -237,6 +237,7 @@ fn evidence(world: &World, process: &Process, is_told: bool) -> Evidence {
         serves: process.listens,
         has_sockets: process.listens,
         is_first_process: true,
+        tells_ports: false,
         is_current: true,
         started: process.started,
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::topic::Topic;
 use super::world::World;
-use crate::plan::Port;
+use crate::plan::{Port, Protocol};
 use crate::supervisor::Action;
 
 pub(super) const TOPIC: Topic = Topic { taken_over, check_action, act, check_state, ..Topic::NONE };
@@ -45,13 +45,20 @@ fn check_state(world: &World) {
     if !is_idle || is_stopping || !world.guard.is_ours || world.plan.guard().is_none() {
         return;
     }
-    let guarded: BTreeSet<Port> = world.plan.guarded_ports().into_iter().collect();
+    let guarded: BTreeSet<(Protocol, Port)> = Protocol::ALL
+        .into_iter()
+        .flat_map(|it| world.plan.guarded_ports(it).into_iter().map(move |port| (it, port)))
+        .collect();
+    let is_guarded = |(protocol, _): &(Protocol, Port)| world.plan.guards_protocol(*protocol);
     let runs = |id| supervisor.workers().any(|it| it.id == id && it.ports.is_some());
     let managed = world.processes.values().filter(|process| process.worker.is_some_and(runs));
     for process in managed.filter(|process| process.is_alive() && !process.keeps_ports) {
-        let open = process.ports.iter().find(|port| !guarded.contains(port));
+        let mut ports = world.plan.listeners().protocols_of(&process.ports);
+        let open = ports.find(|port| is_guarded(port) && !guarded.contains(port));
         assert_eq!(open, None, "a port of {process:?} is open to other hosts");
     }
-    let held: BTreeSet<Port> = supervisor.held_ports().collect();
+    let of_seats = world.plan.seats().filter_map(|(_, occupant)| occupant);
+    let of_seats = of_seats.flat_map(|it| world.plan.listeners().protocols_of(&it.ports));
+    let held = supervisor.held_ports().filter(is_guarded).chain(of_seats).collect();
     assert_eq!(guarded, held, "what is closed is not what workers hold");
 }

@@ -54,11 +54,16 @@ fn spawned(world: &mut World, pid: Pid) {
     }
     let stubborn = world.goes_wrong(20);
     if !world.take_listeners(pid) {
-        let (port, is_excluded) =
-            if world.goes_wrong(4) { (80, true) } else { (world.next_port, false) };
-        world.next_port += 1;
+        let count = world.ports_of(world.processes[&pid].generation);
+        let is_excluded = world.goes_wrong(4);
+        let mut ports: Vec<u16> = (world.next_port..world.next_port + count).collect();
+        if is_excluded {
+            ports[0] = 80;
+        }
+        world.next_port += count;
         let process = world.processes.get_mut(&pid).expect("it was asked for");
-        (process.ports, process.is_excluded) = (Port::new(port).into_iter().collect(), is_excluded);
+        (process.ports, process.is_excluded) =
+            (ports.into_iter().filter_map(Port::new).collect(), is_excluded);
     }
     let now = world.now;
     let process = world.processes.get_mut(&pid).expect("it was asked for");

@@ -17,6 +17,7 @@
 //! | `canary` | workers that close their sockets when they are retired; looks at those that a rollback recalls | a generation on trial has its share, no other client moves, and after it every slot is where it was; nobody serves again that does not listen |
 //! | `probation` | what was put in force is on probation, and fails there by all of the above | those before it are told nothing and not ended until it is over; where it has failed beyond the limit, or nobody of it serves, they are in force again with the next commit |
 //! | `health` | workers that fall silent, for a moment or long, again and again; that say that they stop, ask for time, or claim to be ready | nobody is named that is silent while another answers; whoever answers for long is named; a cluster is never vacant because of health (`checks`) |
+//! | `configuration` | reloads with other workers, weights, listeners and times, some of which cannot be; they fail by all of the above | a generation has the listeners that it began with, also when it is rolled back to; what is configured is what is in force |
 //! | `end_signals` | workers that get a retire signal, and end by themselves after it or pass over it | it is sent once, also by the next master, and when nobody waits; nobody serves again who got it; the time to drain counts from it (`checks`) |
 //! | `links` | workers that pick their ports, that join and part, say things, and pass over what they are told | nobody is told to retire while clients may wait, or twice; who is told to end is out of force and drained |
 //!
@@ -54,6 +55,7 @@
 
 mod canary;
 mod checks;
+mod configuration;
 mod crash;
 mod end_signals;
 mod guard;

@@ -120,6 +120,14 @@ impl World {
         self.deliver(Input::Configure { request: id, renew, reshares });
     }
 
+    /// Takes note of a request that somebody else tells the supervisor of.
+    pub(super) fn begin_request(&mut self, command: Command) -> RequestId {
+        let id = self.next_request();
+        self.note_request(id, command);
+        self.operators.last_change = Some(self.now);
+        id
+    }
+
     fn next_request(&self) -> RequestId {
         RequestId(self.operators.requests.len() as u64)
     }

@@ -120,6 +120,10 @@ pub(super) enum Fault {
     NeverGoesBack,
     /// Workers that fail on probation are not counted.
     CountsNoFailures,
+    /// A generation gets the listeners of the one that was adopted, and not those that were configured when it began.
+    ForgetsListeners,
+    /// What a reload configures does not apply.
+    KeepsOldTimes,
 }
 
 /// All faults, each with words of the invariant that tells of it.
@@ -173,6 +177,8 @@ pub(super) const FAULTS: &[(Fault, &str)] = &[
     (Fault::ForgetsTheStandby, "on standby"),
     (Fault::NeverGoesBack, "those who could serve again do not"),
     (Fault::CountsNoFailures, "failed beyond the limit"),
+    (Fault::ForgetsListeners, "the listeners of another generation"),
+    (Fault::KeepsOldTimes, "another configuration than is in force"),
 ];
 
 /// A fault, and what it remembers.
@@ -181,11 +187,13 @@ pub(super) struct Sabotage {
     fault: Fault,
     /// What was committed last.
     last_commit: Option<Action>,
+    /// What was configured first.
+    ready: Option<Duration>,
 }
 
 impl Sabotage {
     pub(super) fn new(fault: Fault) -> Self {
-        Self { fault, last_commit: None }
+        Self { fault, last_commit: None, ready: None }
     }
 
     /// Makes the fault in what `supervisor` has just wanted.
@@ -347,6 +355,11 @@ impl Sabotage {
             }
             Fault::CountsNoFailures => {
                 supervisor.settings.max_failures = MaxFailures::Total(1000);
+            }
+            Fault::ForgetsListeners => supervisor.configurations.forget_begun(),
+            Fault::KeepsOldTimes => {
+                let ready = *self.ready.get_or_insert(supervisor.settings.ready);
+                supervisor.settings.ready = ready;
             }
             Fault::SaysDoneTooEarly => say_done(world, supervisor, actions),
             Fault::MovesOthersForATrial => {

@@ -55,4 +55,5 @@ pub(super) const TOPICS: &[Topic] = &[
     super::links::TOPIC,
     super::end_signals::TOPIC,
     super::release::TOPIC,
+    super::configuration::TOPIC,
 ];

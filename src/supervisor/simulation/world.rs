@@ -8,8 +8,8 @@ use super::random::Random;
 use super::sabotage::Sabotage;
 use super::topic::{TOPICS, Topic};
 use super::{
-    canary, crash, end_signals, guard, held, kernel, links, operators, policy, probation, release,
-    time,
+    canary, configuration, crash, end_signals, guard, held, kernel, links, operators, policy,
+    probation, release, time,
 };
 use crate::plan::{Engine, Generation, Listeners, Occupant, Partition, Plan, Port, Seat, Weights};
 use crate::protocol::{Backoff, Timestamp, WorkerId, WorkerState};
@@ -52,6 +52,7 @@ pub(super) struct World {
     pub(super) held: held::State,
     pub(super) links: links::State,
     pub(super) release: release::State,
+    pub(super) configuration: configuration::State,
     pub(super) sabotage: Option<Sabotage>,
     /// Every event and action, if somebody wants to read them.
     pub(super) journal: Option<Vec<String>>,
@@ -111,6 +112,7 @@ impl World {
             processes: BTreeMap::new(),
             next_pid: 100,
             next_port: 20_000,
+            configuration: configuration::State::new(seed, &plan),
             plan,
             unreaped: BTreeSet::new(),
             looks_for_silence: seed.is_multiple_of(5),

@@ -55,6 +55,7 @@ impl Supervisor {
                 None => supervisor.target_found()?,
             };
             supervisor.phase = Phase::Serving;
+            supervisor.resume_further_sockets();
             supervisor.kernel.in_force.roster = Some(supervisor.roster_of(&supervisor.target));
             // Who knows what was done to it while nobody looked.
             supervisor.kernel.repair.suspect();

@@ -16,7 +16,7 @@ pub(crate) struct Evidence {
     /// The generation that it was started for.
     pub generation: Generation,
     /// Its worker ports, in the order of the public ports; empty if it does not say them, and has no
-    /// sockets.
+    /// sockets, or is to tell them itself.
     pub ports: Arc<[Port]>,
     /// Its own sockets listen on all its ports, by every protocol of the listeners that lead there.
     pub serves: bool,
@@ -25,6 +25,8 @@ pub(crate) struct Evidence {
     /// It is the process that a master started, as its environment proves, and not a process that a
     /// worker has started in a session of its own, with the same environment.
     pub is_first_process: bool,
+    /// It picks its ports itself, and tells them to every master that it connects to.
+    pub tells_ports: bool,
     /// It runs what a worker would run that is started now.
     pub is_current: bool,
     /// When it was started.
@@ -69,7 +71,9 @@ pub(crate) fn judge(
         if may_start && taken.insert(it.seat) {
             return Verdict::Adopt(StageSnapshot::Starting);
         }
-        if it.ports.is_empty() {
+        // One that will tell its ports finishes its connections like any other, and is not counted before.
+        let will_tell = it.tells_ports && it.is_first_process;
+        if it.ports.is_empty() && !will_tell {
             return Verdict::Orphan("it does not say on which ports it works");
         }
         Verdict::Adopt(StageSnapshot::Retired { since: now })
@@ -139,6 +143,7 @@ mod tests {
             ports: ports(20_000 + seat),
             serves: true,
             has_sockets: true,
+            tells_ports: false,
             is_first_process: false,
             is_current: true,
             started: NOW.before(2 * READY),
@@ -229,6 +234,10 @@ mod tests {
         let silent = Evidence { started, generation: Generation(6), ..booting(0) };
         let known = Evidence { is_first_process: true, ..silent.clone() };
         let nameless = Evidence { ports: Arc::new([]), ..known.clone() };
+        let telling = Evidence { tells_ports: true, ..nameless.clone() };
+        assert_eq!(judged(std::slice::from_ref(&telling), &whole, &whole), [RETIRED]);
+        let left_by_it = Evidence { is_first_process: false, ..telling };
+        assert!(matches!(judged(&[left_by_it], &whole, &whole)[..], [Verdict::Orphan(_)]));
         let verdicts = judged(&[silent, known, nameless], &whole, &whole);
         assert!(
             matches!(&verdicts[..], [Verdict::Orphan(_), retired, Verdict::Orphan(_)] if *retired == RETIRED),

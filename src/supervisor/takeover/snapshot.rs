@@ -25,18 +25,26 @@ impl Supervisor {
             generation: target.generation,
             weights: target.weights.clone(),
         };
+        let leads_back = |target: &&Target| self.has_listeners_in_force(target.generation);
         Snapshot {
             workers: self.workers.values().filter_map(|it| self.worker_snapshot(it)).collect(),
             backoffs: self.target.places().filter_map(backoff).collect(),
             history: History {
                 target: Some(weights(&self.target)),
-                before: self.before.as_ref().map(weights),
+                before: self.before.as_ref().filter(leads_back).map(weights),
                 home: self.home.clone(),
                 retirements: self.rate_limiter.recorded().collect(),
                 last_generation: Some(self.last_generation),
                 probation: self.probation_snapshot(),
             },
         }
+    }
+
+    /// Whether a generation has the listeners in force. To one that has others only the master leads back that began
+    /// it: the next one does not know for which of its public ports the workers have ports.
+    pub(in crate::supervisor) fn has_listeners_in_force(&self, generation: Generation) -> bool {
+        let known = self.configurations.known_listeners_of(generation);
+        known.is_none_or(|listeners| listeners == self.plan().listeners())
     }
 
     fn worker_snapshot(&self, worker: &Worker) -> Option<WorkerSnapshot> {
@@ -92,7 +100,10 @@ impl Supervisor {
     /// than is, and while listening sockets wait for a worker that is to reuse them.
     pub fn may_hand_over(&self) -> Result<(), Refusal> {
         self.check_idle()?;
-        let is_unknown = |worker: &Worker| worker.pid.is_none() || worker.ports.is_none();
+        // A worker that was found retired may never tell its ports, and is nobody's to wait for.
+        let is_unknown = |worker: &Worker| {
+            worker.pid.is_none() || (worker.ports.is_none() && !worker.is_found_retired())
+        };
         let is_spawning = self.workers.values().any(is_unknown);
         let is_reusing = |worker: &Worker| {
             worker.reuses_listeners && matches!(worker.stage, Stage::Starting | Stage::Ready { .. })

@@ -1,4 +1,5 @@
 use super::*;
+use crate::plan::Protocol;
 use crate::protocol::{Event, Exit, Refusal, Retire, WorkerId, WorkerState};
 use crate::protocol::{SeatBackoffSnapshot, Snapshot, StageSnapshot, WorkerSnapshot};
 
@@ -67,7 +68,7 @@ fn bench(settings: Settings, left: Left) -> Bench {
 
 impl Bench {
     /// Another master takes over, with the same settings, and goes on.
-    fn next_master(&mut self) {
+    pub(super) fn next_master(&mut self) {
         self.supervisor.may_hand_over().expect("nothing is under way");
         let plan = self.supervisor.plan().clone();
         let initial_plan = InitialPlan { plan, in_force: true };
@@ -533,4 +534,59 @@ fn clients_do_not_wait_at_sockets_that_an_adopted_worker_took_with_it() {
         let vacated = bench.commit.take().map(|plan| plan.survivors().count());
         assert_eq!(vacated, (!waits).then_some(0));
     }
+}
+
+/// What a worker of a generation before the one in force listened for, the plan does not tell.
+#[test]
+fn ports_are_held_for_the_protocols_of_their_listeners_and_for_all_where_these_are_unknown() {
+    let listeners = ["0.0.0.0:80", "0.0.0.0:53/udp"].map(|it| it.parse().expect("a listener"));
+    let listeners = Listeners::new(listeners.into()).expect("two");
+    let partition = Partition::hash(64).expect("in range");
+    let name = "web".parse().expect("a name");
+    let mut plan = Plan::new(name, listeners, partition, &equal(1), None).expect("a plan");
+    plan.set_guard("20000-39999".parse().ok()).expect("no public port");
+    plan.set_generation(Generation(4));
+    let ports = |first: u16| -> Arc<[Port]> {
+        [first, first + 1].into_iter().filter_map(Port::new).collect()
+    };
+    let occupant = Occupant { generation: Generation(4), ports: ports(30_000) };
+    plan.occupy(Seat(0), occupant).expect("free ports");
+    let live = WorkerSnapshot { ports: ports(30_000).to_vec(), ..adopted(0, StageSnapshot::Live) };
+    let retired = WorkerSnapshot {
+        worker: WorkerId(20),
+        generation: Generation(3),
+        ports: ports(30_100).to_vec(),
+        pid: 2000,
+        ..adopted(0, StageSnapshot::Retired { since: Timestamp(SECOND) })
+    };
+    let bench = bench(settings(1), adopted_cluster(plan, vec![live, retired]));
+    let held = |protocol| {
+        let held = bench.supervisor.held_ports().filter(move |(of, _)| *of == protocol);
+        let mut ports: Vec<u16> = held.map(|(_, port)| port.number()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    };
+    assert_eq!(held(Protocol::Tcp), [30_000, 30_100, 30_101]);
+    assert_eq!(held(Protocol::Udp), [30_001, 30_100, 30_101]);
+}
+
+#[test]
+fn a_retired_one_that_picks_its_ports_tells_them_and_keeps_them() {
+    let since = Timestamp::ZERO;
+    let retired =
+        WorkerSnapshot { ports: [].into(), ..adopted(1, StageSnapshot::Retired { since }) };
+    let workers = vec![adopted(0, StageSnapshot::Live), retired];
+    let mut bench = bench(settings(1), adopted_cluster(left(1, &[0]), workers));
+    let ports = |bench: &Bench| {
+        let found = bench.supervisor.workers().find(|it| it.id == WorkerId(11));
+        found.and_then(|it| it.ports.clone())
+    };
+    assert_eq!((bench.state(11), ports(&bench)), (Some(WorkerState::Retired), None));
+    let told: Arc<[Port]> = Port::new(31_000).into_iter().collect();
+    for number in [31_000, 31_001] {
+        let ports = Port::new(number).into_iter().collect();
+        bench.input(Input::PortsReported { worker: WorkerId(11), ports });
+    }
+    assert_eq!(ports(&bench), Some(told), "what it tells first");
 }

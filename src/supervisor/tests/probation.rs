@@ -532,3 +532,22 @@ fn high_memory_kills_the_standby_after_all_others() {
     bench.pass(SECOND);
     assert_eq!(bench.killed, [WorkerId(1), WorkerId(2)]);
 }
+
+#[test]
+fn the_next_master_is_not_led_back_to_workers_of_other_listeners() {
+    let told = |bench: &Bench| bench.supervisor.snapshot().history;
+    assert!(told(&reloaded()).probation.is_some_and(|it| it.before.generation == Generation(1)));
+    let mut bench = Bench::live_with(on_probation(2), 2);
+    let listeners = Listeners::new(vec!["0.0.0.0:81".parse().unwrap()]).unwrap();
+    let (settings, listeners) = (bench.supervisor.settings.clone(), Arc::new(listeners));
+    bench.supervisor.configured(Configured { settings, listeners });
+    reload(&mut bench, 3, 4);
+    assert!(bench.supervisor.probation(bench.now).is_some(), "this master leads back to them");
+    assert_eq!((told(&bench).before, told(&bench).probation), (None, None));
+    // It goes on without a way back.
+    bench.next_master();
+    assert_eq!(bench.in_force(), [3, 4]);
+    assert_eq!(bench.supervisor.probation(bench.now), None);
+    bench.request(Command::Rollback);
+    assert!(bench.last_reply().is_err(), "{:?}", bench.replies);
+}

@@ -35,7 +35,7 @@ impl Supervisor {
     /// force already.
     pub(in crate::supervisor) fn ports_reported(&mut self, id: WorkerId, ports: Arc<[Port]>) {
         if let Some(worker) = self.workers.get_mut(&id)
-            && matches!(worker.stage, Stage::Starting)
+            && (matches!(worker.stage, Stage::Starting) || worker.is_found_retired())
             && worker.ports.is_none()
             && !ports.is_empty()
         {

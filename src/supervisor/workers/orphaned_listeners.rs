@@ -70,6 +70,11 @@ impl OrphanedListeners {
         self.ports.as_deref()
     }
 
+    /// The generation of the worker that had them.
+    pub(in crate::supervisor) fn generation(&self) -> Generation {
+        self.generation
+    }
+
     fn is_of(&self, seat: Seat, generation: Generation) -> bool {
         (self.seat, self.generation) == (seat, generation)
     }

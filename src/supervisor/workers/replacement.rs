@@ -100,7 +100,9 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.leaving = Some(cause);
         let (seat, generation) = (worker.seat, worker.generation);
-        self.emit(Event::Leaving { worker: id, seat, generation, cause });
+        // What the worker said of it is for those who are told.
+        let (reason, details) = (None, None);
+        self.emit(Event::Leaving { worker: id, seat, generation, cause, reason, details });
     }
 
     /// The live workers that there is a reason to replace, or will be by the passage of time alone, each

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::links::LinkState;
 use super::replacement::Reports;
 use super::retirement::Retirement;
-use crate::plan::{Generation, Occupant, Port, Seat};
+use crate::plan::{Generation, Occupant, Port, Protocol, Seat};
 use crate::protocol::{
     EndSignals, Event, FailureCause, ReplaceReason, Timestamp, WorkerFailure, WorkerId, WorkerState,
 };
@@ -28,6 +28,8 @@ pub struct Worker {
     pub ports: Option<Arc<[Port]>>,
     /// The ports that it has beside those, which no plan names.
     pub(in crate::supervisor) private_ports: Arc<[Port]>,
+    /// The sockets that it has on its worker ports by protocols that no listener of these ports has.
+    pub(in crate::supervisor) further_sockets: Arc<[(Protocol, Port)]>,
     /// Its process id, for display alone; `None` until its process runs.
     pub pid: Option<u32>,
     /// When its spawn was decided; for an adopted worker, when its process began.
@@ -108,6 +110,7 @@ impl Worker {
             generation,
             ports: None,
             private_ports: Arc::default(),
+            further_sockets: Arc::default(),
             pid: None,
             started: now,
             leaving: None,
@@ -148,6 +151,16 @@ impl Worker {
         }
     }
 
+    /// For how long it has been starting, if it is. Nothing for one that is to serve again: it listens already.
+    pub fn starting_for(&self, now: Timestamp) -> Option<Duration> {
+        match &self.stage {
+            Stage::Starting => Some(now.since(self.started)),
+            Stage::Ready { ready } => Some(now.since(*ready)),
+            Stage::Reactivating(_) => Some(Duration::ZERO),
+            Stage::Live { .. } | Stage::Retired(_) | Stage::Dying { .. } => None,
+        }
+    }
+
     /// Whether it is retired, and no further connection will come: its accept queue is empty, no
     /// handshake is half open, and conntrack steers no further client here. It may still have
     /// connections.
@@ -169,6 +182,12 @@ impl Worker {
             Stage::Reactivating(reactivation) => reactivation.ready.is_none(),
             _ => false,
         }
+    }
+
+    /// Whether the worker was adopted when it did not serve any more. If it picks its ports itself they are unknown
+    /// until it tells them, which it may never do.
+    pub(crate) fn is_found_retired(&self) -> bool {
+        self.adopted && matches!(self.stage, Stage::Retired(_) | Stage::Dying { .. })
     }
 
     /// Whether it gets new connections, or did until just now.

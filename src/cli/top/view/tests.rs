@@ -92,6 +92,27 @@ fn any_size_can_be_drawn() {
 }
 
 #[test]
+fn workers_that_do_not_fit_are_counted() {
+    let mut model = model();
+    let mut status = recorded(41);
+    status.workers = (0..5).flat_map(|_| status.workers.clone()).collect();
+    let count = status.workers.len();
+    model.update(Input::Status(Box::new(status), 41.0));
+    let shown = |model: &Model, width| text(&drawn(model, PLAIN, width, 24));
+    let rows = |text: &str| text.lines().filter(|line| line.contains(" live ")).count();
+    for width in [80, 160] {
+        let first = shown(&model, width);
+        assert!(first.contains(" more rows below (up, down)"), "{first}");
+        assert!(rows(&first) < count && !first.contains(" above"), "{first}");
+    }
+    for _ in 0..count {
+        model.update(Input::Key(Key::Down));
+    }
+    let last = shown(&model, 80);
+    assert!(last.contains(" more rows above (up, down)") && !last.contains("below"), "{last}");
+}
+
+#[test]
 fn without_colours_none_is_used_and_with_them_no_background_but_that_of_seats() {
     let plain = drawn(&model(), PLAIN, 80, 24);
     assert!(plain.content.iter().all(|cell| (cell.fg, cell.bg) == (Color::Reset, Color::Reset)));

@@ -16,6 +16,7 @@ fn worker_info() -> WorkerInfo {
         too_busy: false,
         lag: Duration::ZERO,
         is_retired: false,
+        app: None,
     }
 }
 
@@ -89,7 +90,7 @@ fn any_other_first_message_ends_the_connection_and_is_answered() {
         (ping(), 0, "ping: not before info"),
         (line(&FromWorker::Response { id: 3, ok: true }), 3, "response: not before info"),
         (
-            line(&FromWorker::AskRetire { id: 4, reason: String::new() }),
+            line(&FromWorker::AskRetire { id: 4, reason: String::new(), details: None }),
             4,
             "request: not before info",
         ),
@@ -196,8 +197,15 @@ fn orders_have_ids_of_their_own_and_are_missed_when_not_answered() {
 #[test]
 fn a_worker_may_ask_for_its_retirement() {
     let mut peer = joined();
-    let request = line(&FromWorker::AskRetire { id: 9, reason: "leaks".to_owned() });
-    let told = PeerAction::Report(PeerEvent::RetireAsked("leaks".to_owned()));
+    let request = line(&FromWorker::AskRetire {
+        id: 9,
+        reason: "leaks".to_owned(),
+        details: WorkerData::new(serde_json::json!([7])),
+    });
+    let told = PeerAction::Report(PeerEvent::RetireAsked {
+        reason: "leaks".to_owned(),
+        details: WorkerData::new(serde_json::json!([7])),
+    });
     assert_eq!(peer.receive(&request, SECOND), [accepted(9), told]);
 }
 

@@ -10,7 +10,7 @@ use super::origin::Origin;
 use crate::control::Responder;
 use crate::plan::{Generation, Seat};
 use crate::process::OutputItem;
-use crate::protocol::{LogLine, LogsRequest, LogsShown, Outcome, Refusal};
+use crate::protocol::{LogLine, LogsRequest, LogsShown, Outcome, Refusal, counted};
 
 /// What is kept of each seat, in bytes; a line counts for [`LINE_COST`] more than it has.
 pub(super) const SEAT_BYTES: usize = 64 * 1024;
@@ -191,7 +191,10 @@ impl SharedRecent {
                 is_over = news.changed().await.is_err();
                 let (lines, missed) = lock(&all).since(seat, &mut cursor);
                 if missed > 0 {
-                    responder.progress(format!("({missed} lines missed: they came too fast)"));
+                    responder.progress(format!(
+                        "({} missed: too much came at once)",
+                        counted(missed, "line")
+                    ));
                 }
                 if !responder.lines(lines).await {
                     return;

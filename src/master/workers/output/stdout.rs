@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::lines::Layout;
 use super::origin::Origin;
 use crate::process::{OutputItem, write_all};
+use crate::protocol::counted;
 
 /// Writes lines of workers to standard output. A reader that has gone away (`EPIPE`, the `EIO` of a
 /// terminal that has hung up) ends nothing: what is printed meanwhile is lost, and if lines can be written
@@ -31,7 +32,7 @@ impl Stdout {
     pub(super) fn write(&mut self, origin: Origin, at: Duration, printed: &[OutputItem]) {
         let mut text = self.layout.text(origin, at, printed);
         if self.lost > 0 {
-            text.insert_str(0, &format!("({} lines of workers were lost)\n", self.lost));
+            text.insert_str(0, &format!("(lost: {} of workers)\n", counted(self.lost, "line")));
         }
         let Self { lost, is_stuck, .. } = self;
         let written = write_all(stdout(), text.as_bytes(), |error| {

@@ -1,4 +1,4 @@
-//! `bitwise`: of what it can do, a mask over a register.
+//! `bitwise`: of what it can do, a mask over a register, and bits that are flipped behind it.
 
 use super::Expression;
 use crate::netlink::Attributes;
@@ -25,15 +25,17 @@ const KNOWN: [u16; 6] = [
 /// 5.6, which do not name it.
 const MASK_XOR: u32 = 0;
 
-pub(super) fn emit(buffer: &mut Vec<u8>, register: Register, mask: &Data) {
+pub(super) fn emit(buffer: &mut Vec<u8>, register: Register, mask: &Data, flipped: Option<&Data>) {
+    let nothing = [0; Data::MAX_LEN];
     let mask = mask.as_bytes();
+    let flipped = flipped.map_or(&nothing[..mask.len()], Data::as_bytes);
     let length = u32::try_from(mask.len()).expect("an address is 16 bytes at most");
     put_u32(buffer, NFTA_BITWISE_SREG, register.number());
     put_u32(buffer, NFTA_BITWISE_DREG, register.number());
     put_u32(buffer, NFTA_BITWISE_LEN, length);
     put_u32(buffer, NFTA_BITWISE_OP, MASK_XOR);
     put_data(buffer, NFTA_BITWISE_MASK, mask);
-    put_data(buffer, NFTA_BITWISE_XOR, &[0; Data::MAX_LEN][..mask.len()]);
+    put_data(buffer, NFTA_BITWISE_XOR, flipped);
 }
 
 pub(super) fn parse(data: Attributes<'_>) -> Option<Expression> {
@@ -42,8 +44,11 @@ pub(super) fn parse(data: Attributes<'_>) -> Option<Expression> {
     let is_in_place = Register::read(data, NFTA_BITWISE_SREG)? == register;
     let is_mask =
         data.get(NFTA_BITWISE_OP).is_none() || data.u32(NFTA_BITWISE_OP) == Some(MASK_XOR);
-    let xor = Data::read(data, NFTA_BITWISE_XOR)?;
-    let flips_nothing = xor.as_bytes().iter().all(|byte| *byte == 0);
+    let bits = Data::read(data, NFTA_BITWISE_XOR)?;
     let mask = Data::read(data, NFTA_BITWISE_MASK)?;
-    (is_in_place && is_mask && flips_nothing).then_some(Expression::And { register, mask })
+    (is_in_place && is_mask).then_some(())?;
+    Some(match bits.as_bytes().iter().all(|byte| *byte == 0) {
+        true => Expression::And { register, mask },
+        false => Expression::AndThenFlip { register, mask, bits },
+    })
 }

@@ -8,8 +8,14 @@ use crate::nft::wire::data::Register;
 const NFTA_CT_DREG: u16 = 1;
 const NFTA_CT_KEY: u16 = 2;
 
-/// `NFT_CT_DIRECTION`.
+/// `NFT_CT_STATE`, `NFT_CT_DIRECTION`.
+const STATE: u32 = 0;
 const DIRECTION: u32 = 1;
+
+pub(super) fn emit_state(buffer: &mut Vec<u8>, to: Register) {
+    put_u32(buffer, NFTA_CT_KEY, STATE);
+    put_u32(buffer, NFTA_CT_DREG, to.number());
+}
 
 pub(super) fn emit(buffer: &mut Vec<u8>, to: Register) {
     put_u32(buffer, NFTA_CT_KEY, DIRECTION);
@@ -17,6 +23,10 @@ pub(super) fn emit(buffer: &mut Vec<u8>, to: Register) {
 }
 
 pub(super) fn parse(data: Attributes<'_>) -> Option<Expression> {
-    (data.u32(NFTA_CT_KEY)? == DIRECTION).then_some(())?;
-    Some(Expression::LoadDirection { to: Register::read(data, NFTA_CT_DREG)? })
+    let to = || Register::read(data, NFTA_CT_DREG);
+    match data.u32(NFTA_CT_KEY)? {
+        STATE => Some(Expression::LoadConnectionState { to: to()? }),
+        DIRECTION => Some(Expression::LoadDirection { to: to()? }),
+        _ => None,
+    }
 }

@@ -2,10 +2,10 @@
 
 use super::Expression;
 use crate::netlink::Attributes;
-use crate::netlink::attribute::put_u32;
+use crate::netlink::attribute::{nest, put_u32};
 use crate::nft::wire::data::{
-    Data, NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_VERDICT_CODE, Register, VERDICT_REGISTER,
-    put_data, put_verdict,
+    Data, GOTO, NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_VERDICT_CHAIN, NFTA_VERDICT_CODE,
+    Register, VERDICT_REGISTER, put_data, put_goto, put_verdict,
 };
 use crate::plan::Port;
 
@@ -26,6 +26,12 @@ pub(super) fn emit_verdict(buffer: &mut Vec<u8>, code: u32) {
     put_verdict(buffer, NFTA_IMMEDIATE_DATA, code);
 }
 
+/// Writes the verdict to go to a chain.
+pub(super) fn emit_goto(buffer: &mut Vec<u8>, chain: &str) {
+    put_u32(buffer, NFTA_IMMEDIATE_DREG, VERDICT_REGISTER);
+    nest(buffer, NFTA_IMMEDIATE_DATA, |buffer| put_goto(buffer, chain));
+}
+
 pub(super) fn parse(data: Attributes<'_>) -> Option<Expression> {
     data.has_only(&[NFTA_IMMEDIATE_DREG, NFTA_IMMEDIATE_DATA]).then_some(())?;
     let value = Attributes::whole(data.get(NFTA_IMMEDIATE_DATA)?)?;
@@ -41,6 +47,10 @@ pub(super) fn parse(data: Attributes<'_>) -> Option<Expression> {
 }
 
 fn parse_verdict(verdict: Attributes<'_>) -> Option<Expression> {
+    if verdict.u32(NFTA_VERDICT_CODE)? == GOTO.cast_unsigned() {
+        let chain = verdict.text(NFTA_VERDICT_CHAIN)?.to_owned();
+        return Some(Expression::Goto { chain });
+    }
     verdict.has_only(&[NFTA_VERDICT_CODE]).then_some(())?;
     match verdict.u32(NFTA_VERDICT_CODE)? {
         DROP => Some(Expression::Drop),

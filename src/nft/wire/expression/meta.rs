@@ -12,10 +12,14 @@ pub(in crate::nft) const NFTA_META_SREG: u16 = 3;
 /// What is loaded (enum `nft_meta_keys`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::nft) enum MetaKey {
+    /// `NFT_META_PROTOCOL`: what the link says that it carries.
+    EtherType = 1,
     /// `NFT_META_IIF`: the index of the input interface.
     InputInterface = 4,
     /// `NFT_META_OIF`: the index of the output interface.
     OutputInterface = 5,
+    /// `NFT_META_IIFTYPE`: the kind of the input interface (`ARPHRD_*`).
+    InputKind = 8,
     /// `NFT_META_NFPROTO`: IPv4 or IPv6, as netfilter counts them.
     Family = 15,
     /// `NFT_META_L4PROTO`: the transport protocol.
@@ -23,8 +27,14 @@ pub(in crate::nft) enum MetaKey {
 }
 
 impl MetaKey {
-    const ALL: [Self; 4] =
-        [Self::InputInterface, Self::OutputInterface, Self::Family, Self::Protocol];
+    const ALL: [Self; 6] = [
+        Self::EtherType,
+        Self::InputInterface,
+        Self::OutputInterface,
+        Self::InputKind,
+        Self::Family,
+        Self::Protocol,
+    ];
 }
 
 pub(super) fn emit(buffer: &mut Vec<u8>, key: MetaKey, to: Register) {

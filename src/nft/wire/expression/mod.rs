@@ -6,7 +6,9 @@
 mod bitwise;
 mod cmp;
 mod ct;
+mod dup;
 mod fib;
+mod fwd;
 mod hash;
 mod immediate;
 mod lookup;
@@ -58,6 +60,8 @@ pub(in crate::nft) enum Expression {
     LoadPayload { header: Header, offset: u32, length: u32, to: Register },
     /// Clears the bits of the register that are not in the mask.
     And { register: Register, mask: Data },
+    /// The same, and then flips these bits.
+    AndThenFlip { register: Register, mask: Data, bits: Data },
     /// The Jenkins hash of a register, scaled to a modulus.
     Hash { from: Register, to: Register, length: u32, modulus: u32, seed: u32 },
     /// A number below a modulus that the kernel draws.
@@ -72,7 +76,7 @@ pub(in crate::nft) enum Expression {
     CountIn { counter: Name },
     /// Loads a constant port.
     LoadPort { port: Port, to: Register },
-    /// Loads a constant address.
+    /// Loads a constant address, or the index of a device.
     LoadAddress { address: Data, to: Register },
     /// Writes a register into a header, and corrects the checksums.
     Store { from: Register, header: Header, offset: u32, length: u32, checksum: Checksum },
@@ -89,6 +93,15 @@ pub(in crate::nft) enum Expression {
     /// Translates the destination to the address and the port in two registers, in packets of this
     /// `NFPROTO`.
     TranslateDestination { family: u8, address: Register, port: Register },
+    /// Loads the state of the packet's connection (`NF_CT_STATE_BIT`).
+    LoadConnectionState { to: Register },
+    /// Sends the packet out by the device whose index is in a register, to the neighbour whose address of this
+    /// `NFPROTO` is in another one. Nothing else becomes of it.
+    Forward { device: Register, address: Register, family: u8 },
+    /// Sends a copy of the packet out by the device whose index is in a register, to the address in another one.
+    Duplicate { address: Register, device: Register },
+    /// Goes on in another chain, and does not come back.
+    Goto { chain: String },
     /// Drops the packet.
     Drop,
     /// Accepts the packet: no later rule of the base chain sees it.
@@ -107,17 +120,21 @@ impl Expression {
             Self::LoadMeta { .. } => "meta",
             Self::Compare { .. } => "cmp",
             Self::LoadPayload { .. } | Self::Store { .. } => "payload",
-            Self::And { .. } => "bitwise",
+            Self::And { .. } | Self::AndThenFlip { .. } => "bitwise",
             Self::Hash { .. } => "hash",
             Self::Random { .. } => "numgen",
             Self::Lookup { .. } => "lookup",
             Self::LoadAddressType { .. } => "fib",
             Self::Counter => "counter",
             Self::CountIn { .. } => "objref",
-            Self::LoadPort { .. } | Self::LoadAddress { .. } | Self::Drop | Self::Accept => {
-                "immediate"
-            }
-            Self::LoadDirection { .. } => "ct",
+            Self::LoadPort { .. }
+            | Self::LoadAddress { .. }
+            | Self::Goto { .. }
+            | Self::Drop
+            | Self::Accept => "immediate",
+            Self::LoadDirection { .. } | Self::LoadConnectionState { .. } => "ct",
+            Self::Forward { .. } => "fwd",
+            Self::Duplicate { .. } => "dup",
             Self::LoadTransparent { .. } => "socket",
             Self::Tproxy { .. } => "tproxy",
             Self::Redirect { .. } => "redir",
@@ -137,7 +154,10 @@ impl Expression {
             Self::Store { from, header, offset, length, checksum } => {
                 payload::emit_store(buffer, *from, *header, *offset, *length, *checksum);
             }
-            Self::And { register, mask } => bitwise::emit(buffer, *register, mask),
+            Self::And { register, mask } => bitwise::emit(buffer, *register, mask, None),
+            Self::AndThenFlip { register, mask, bits } => {
+                bitwise::emit(buffer, *register, mask, Some(bits));
+            }
             Self::Random { to, modulus } => numgen::emit(buffer, *to, *modulus),
             Self::Hash { from, to, length, modulus, seed } => {
                 hash::emit(buffer, *from, *to, *length, *modulus, *seed);
@@ -157,6 +177,12 @@ impl Expression {
             Self::TranslateDestination { family, address, port } => {
                 nat::emit(buffer, *family, *address, *port);
             }
+            Self::LoadConnectionState { to } => ct::emit_state(buffer, *to),
+            Self::Forward { device, address, family } => {
+                fwd::emit(buffer, *device, *address, *family);
+            }
+            Self::Duplicate { address, device } => dup::emit(buffer, *address, *device),
+            Self::Goto { chain } => immediate::emit_goto(buffer, chain),
             Self::Drop => immediate::emit_verdict(buffer, immediate::DROP),
             Self::Accept => immediate::emit_verdict(buffer, immediate::ACCEPT),
         }
@@ -186,6 +212,8 @@ impl Expression {
             "redir" => redir::parse(data),
             "nat" => nat::parse(data),
             "ct" => ct::parse(data),
+            "fwd" => fwd::parse(data),
+            "dup" => dup::parse(data),
             "socket" => socket::parse(data),
             "tproxy" => tproxy::parse(data),
             "fib" => fib::parse(data),

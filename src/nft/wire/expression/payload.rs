@@ -35,6 +35,8 @@ const PSEUDO_HEADER: u32 = 1;
 /// The header from whose beginning bytes are counted (enum `nft_payload_bases`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::nft) enum Header {
+    /// `NFT_PAYLOAD_LL_HEADER`
+    Link = 0,
     /// `NFT_PAYLOAD_NETWORK_HEADER`
     Network = 1,
     /// `NFT_PAYLOAD_TRANSPORT_HEADER`
@@ -87,6 +89,7 @@ fn put_place(buffer: &mut Vec<u8>, header: Header, offset: u32, length: u32) {
 pub(super) fn parse(data: Attributes<'_>) -> Option<Expression> {
     data.has_only(&KNOWN).then_some(())?;
     let header = match data.u32(NFTA_PAYLOAD_BASE)? {
+        0 => Header::Link,
         1 => Header::Network,
         2 => Header::Transport,
         _ => return None,

@@ -1,5 +1,6 @@
 use super::*;
-use crate::protocol::{NotReady, Unhealthy};
+use crate::plan::{Port, Protocol};
+use crate::protocol::{NotReady, PortFault, PortFaultKind, Unhealthy};
 
 const WORKER: WorkerId = WorkerId(1);
 const PORT: u16 = 20_000;
@@ -189,9 +190,22 @@ fn a_worker_that_is_asked_is_ready_with_its_first_good_answer() {
 
 #[test]
 fn two_looks_tell_that_a_worker_is_stopped_or_does_not_listen() {
+    let port = Port::new(PORT).unwrap();
+    let shared = PortFault {
+        public: Port::new(80).unwrap(),
+        protocol: Protocol::Tcp,
+        port,
+        public_ports: 1,
+        kind: PortFaultKind::Shared { uid: 33 },
+        elsewhere: vec![],
+    };
     for (seen_ill, cause) in [
         (Observation { stopped: true, ..seen(0) }, Unhealthy::Stopped),
         (Observation { listens: false, ..seen(0) }, Unhealthy::NotListening),
+        (
+            Observation { listens: false, fault: Some(shared), ..seen(0) },
+            Unhealthy::SharedPort { port, uid: 33 },
+        ),
     ] {
         let mut detector = live(Readiness::Tcp, 10, 0);
         assert_eq!(look(&mut detector, seen_ill.clone(), at(0)), None);

@@ -8,7 +8,8 @@ use super::Observation;
 use super::flood_limit::FloodLimit;
 use super::probe::Probe;
 use super::queue::QueueState;
-use crate::protocol::{NotReady, Readiness, Timestamp, Unhealthy, WorkerId};
+use crate::plan::Port;
+use crate::protocol::{NotReady, PortFaultKind, Readiness, Timestamp, Unhealthy, WorkerId};
 use crate::supervisor::Input;
 use crate::supervisor::health::NotifyField;
 
@@ -34,6 +35,8 @@ pub(super) struct WatchedWorker {
     stopped: u32,
     /// How many looks in a row have shown that it does not listen.
     not_listening: u32,
+    /// A port of its that another process listens on as well, and the user of that one's socket.
+    shared_port: Option<(Port, u32)>,
     pub(super) queues: BTreeMap<u16, QueueState>,
     watchdog: Watchdog,
     pub(super) probe: Probe,
@@ -90,6 +93,7 @@ impl WatchedWorker {
             address: None,
             stopped: 0,
             not_listening: 0,
+            shared_port: None,
             queues: BTreeMap::new(),
             watchdog: Watchdog { limit: watchdog, fed: now, triggered: false },
             probe: Probe::default(),
@@ -144,7 +148,7 @@ impl WatchedWorker {
         if self.acceptance == Acceptance::Seen {
             self.acceptance = Acceptance::Unseen;
         }
-        (self.stopped, self.not_listening) = (0, 0);
+        (self.stopped, self.not_listening, self.shared_port) = (0, 0, None);
         self.queues.clear();
         self.probe.reset();
     }
@@ -153,6 +157,10 @@ impl WatchedWorker {
         let count = |is: bool, before: u32| if is { before.saturating_add(1) } else { 0 };
         self.stopped = count(observation.stopped, self.stopped);
         self.not_listening = count(!observation.listens, self.not_listening);
+        self.shared_port = observation.fault.as_ref().and_then(|fault| match fault.kind {
+            PortFaultKind::Shared { uid } => Some((fault.port, uid)),
+            _ => None,
+        });
         self.address = observation.address.or(self.address);
         self.queues.retain(|port, _| observation.queues.contains_key(port));
         for (port, length) in observation.queues {
@@ -296,7 +304,10 @@ impl WatchedWorker {
         if self.stopped >= LOOKS {
             Some(Unhealthy::Stopped)
         } else if self.not_listening >= LOOKS {
-            Some(Unhealthy::NotListening)
+            Some(match self.shared_port {
+                Some((port, uid)) => Unhealthy::SharedPort { port, uid },
+                None => Unhealthy::NotListening,
+            })
         } else if self.queues.values().any(QueueState::is_stuck) {
             Some(Unhealthy::Queue { limit })
         } else if self.probe.failing_since.is_some_and(has_failed_for) {

@@ -10,8 +10,18 @@ use std::time::Duration;
 use ipcluster::lab::{Held, Identity, Load, Namespace, Network, Pace};
 use netns_tests::{Case, Lab, Need, Process, Witness, engine, greeter, ipcluster, wait_until};
 
+mod demo;
+mod etcd;
+mod facts;
+mod load;
+mod masters;
+mod order;
+mod router;
+mod traffic;
+mod two_hosts;
+
 pub(crate) fn cases() -> Vec<Case> {
-    vec![
+    let mut cases = vec![
         Case::new("members_join_drain_and_leave_and_no_connection_is_lost", changes)
             .needs(Need::Nft)
             .busy()
@@ -20,7 +30,16 @@ pub(crate) fn cases() -> Vec<Case> {
             .needs(Need::Nft)
             .with_both_engines_on_request(),
         Case::new("nft_reads_what_is_printed_in_both_families", loads).needs(Need::Nft),
-    ]
+    ];
+    cases.extend(masters::cases());
+    cases.extend(etcd::cases());
+    cases.extend(load::cases());
+    cases.extend(order::cases());
+    cases.extend(facts::cases());
+    cases.extend(demo::cases());
+    cases.extend(router::cases());
+    cases.extend(two_hosts::cases());
+    cases
 }
 
 /// The public address, which every host has on `lo`.
@@ -51,21 +70,37 @@ struct Host {
 /// Three hosts on one link with the router, which is where the lab's clients are.
 struct Fleet<'a> {
     lab: &'a Lab,
+    /// Where the router is.
+    router: &'a Namespace,
     hosts: Vec<Host>,
     kept: usize,
 }
 
 impl<'a> Fleet<'a> {
     fn new(lab: &'a Lab, kept: usize) -> Self {
-        let router = Witness::new(lab.client());
-        let ip = |arguments: &str| run(&router, arguments);
+        Self::at(lab, lab.client(), kept)
+    }
+
+    /// The same behind a router of its own, which forwards what the lab's clients send.
+    fn behind_router(lab: &'a Lab, kept: usize) -> Self {
+        lab.server().set_sysctl("net.ipv4.ip_forward", "1").unwrap();
+        let client = Witness::new(lab.client());
+        // The fleet addresses of the hosts are asked whether they serve.
+        for to in [&format!("{PUBLIC}/32"), "10.7.0.0/24"] {
+            run(&client, &format!("route add {to} via 10.9.0.1"));
+        }
+        Self::at(lab, lab.server(), kept)
+    }
+
+    fn at(lab: &'a Lab, router: &'a Namespace, kept: usize) -> Self {
+        let ip = |arguments: &str| run(&Witness::new(router), arguments);
         ip("link add fleet type bridge");
         ip("address add 10.7.0.254/24 dev fleet");
         ip("link set fleet up");
         // New connections of one client take different paths: the hash is over ports as well.
-        lab.client().set_sysctl("net.ipv4.fib_multipath_hash_policy", "1").unwrap();
-        let hosts = NAMES.into_iter().map(|name| host(lab, name)).collect();
-        let fleet = Self { lab, hosts, kept };
+        router.set_sysctl("net.ipv4.fib_multipath_hash_policy", "1").unwrap();
+        let hosts = NAMES.into_iter().map(|name| host(lab, router, name)).collect();
+        let fleet = Self { lab, router, hosts, kept };
         fleet.route_over(&NAMES);
         for host in &fleet.hosts {
             let answers = || {
@@ -83,7 +118,7 @@ impl<'a> Fleet<'a> {
     fn route_over(&self, names: &[&str]) {
         let paths: Vec<String> =
             names.iter().map(|name| format!("nexthop via {}", address_of(name))).collect();
-        let router = Witness::new(self.lab.client());
+        let router = Witness::new(self.router);
         run(&router, &format!("route replace {PUBLIC}/32 {}", paths.join(" ")));
     }
 
@@ -94,6 +129,16 @@ impl<'a> Fleet<'a> {
     /// Plans with this state of each member, and puts the rules into force on all hosts but those that are
     /// gone, one after the other.
     fn change(&self, states: &[(&str, &str)]) {
+        self.plan(states);
+        for host in
+            self.hosts.iter().filter(|host| states.iter().any(|(name, _)| *name == host.name))
+        {
+            Witness::new(&host.namespace).load(&self.rules(host));
+        }
+    }
+
+    /// Plans with this state of each member.
+    fn plan(&self, states: &[(&str, &str)]) {
         let members: Vec<String> = states
             .iter()
             .map(|(name, state)| {
@@ -110,17 +155,15 @@ impl<'a> Fleet<'a> {
         std::fs::write(self.file(), list).unwrap();
         let planned = self.verb(&["plan"]);
         std::fs::write(self.file(), planned).unwrap();
-        for host in
-            self.hosts.iter().filter(|host| states.iter().any(|(name, _)| *name == host.name))
-        {
-            let engine = engine().to_string();
-            let listen = public().to_string();
-            let rules = self.verb(&[
-                "rules", "--member", host.name, "--device", "eth0", "--listen", &listen,
-                "--engine", &engine,
-            ]);
-            Witness::new(&host.namespace).load(&rules);
-        }
+    }
+
+    /// The rules of a host, as planned last.
+    fn rules(&self, host: &Host) -> String {
+        let (engine, listen) = (engine().to_string(), public().to_string());
+        self.verb(&[
+            "rules", "--member", host.name, "--device", "eth0", "--listen", &listen, "--engine",
+            &engine,
+        ])
     }
 
     fn verb(&self, arguments: &[&str]) -> String {
@@ -161,43 +204,59 @@ fn run(witness: &Witness<'_>, arguments: &str) {
     witness.succeed("ip", &arguments.split(' ').collect::<Vec<_>>(), "");
 }
 
-/// A host with a cluster of two workers on the public address.
-fn host(lab: &Lab, name: &'static str) -> Host {
+/// A namespace, held by a process, that is joined to the router's bridge by `eth0` with these addresses, and has the
+/// public address.
+fn joined(
+    lab: &Lab,
+    router: &Namespace,
+    name: &str,
+    address: &str,
+    mac: &str,
+) -> (Namespace, Process) {
     let namespace = Namespace::new().unwrap();
-    let log = |what: &str| lab.directory().join(format!("{name}-{what}.log"));
     let mut command = Command::new("sleep");
     command.arg("1000");
-    let holder = Process::start(&namespace, command, &log("holder"));
-    let router = Witness::new(lab.client());
-    let (address, mac, pid) = (address_of(name), mac_of(name), holder.pid());
-    run(
-        &router,
-        &format!("link add host-{name} type veth peer name eth0 address {mac} netns {pid}"),
-    );
+    let log = lab.directory().join(format!("{name}-holder.log"));
+    let holder = Process::start(&namespace, command, &log);
+    let (router, pid) = (Witness::new(router), holder.pid());
+    let link = format!("link add host-{name} type veth peer name eth0 address {mac} netns {pid}");
+    run(&router, &link);
     run(&router, &format!("link set host-{name} master fleet up"));
     let inside = Witness::new(&namespace);
+    let (net, _) = address.rsplit_once('.').unwrap();
     for arguments in [
         "link set lo up",
         &format!("address add {PUBLIC}/32 dev lo"),
         &format!("address add {address}/24 dev eth0"),
         "link set eth0 up",
-        "route add 10.8.0.0/16 via 10.7.0.254",
+        &format!("route add 10.8.0.0/16 via {net}.254"),
     ] {
         run(&inside, arguments);
     }
+    (namespace, holder)
+}
+
+/// A host with a cluster of two workers on the public address.
+fn host(lab: &Lab, router: &Namespace, name: &'static str) -> Host {
+    let (address, mac) = (address_of(name), mac_of(name));
+    let (namespace, holder) = joined(lab, router, name, &address, &mac);
     let mut command = Command::new(ipcluster());
     command.env("XDG_RUNTIME_DIR", lab.directory());
     command.args(["run", "--name", name, "--workers", "2", "--rollout-probation", "0"]);
     command.args(["--listen", &public().to_string(), "--listen", &format!("{address}:8080")]);
     command.args(["--engine", &engine().to_string(), "--"]).arg(greeter());
-    let master = Process::start(&namespace, command, &log("master"));
+    let log = lab.directory().join(format!("{name}-master.log"));
+    let master = Process::start(&namespace, command, &log);
     Host { name, namespace, _holder: holder, _master: master }
 }
 
 /// Every connection still has its worker.
+#[track_caller]
 fn echo(held: &mut [Held]) {
     for connection in held {
-        connection.echo("still there").unwrap();
+        if let Err(error) = connection.echo("still there") {
+            panic!("{:?} by {:?}: {error}", connection.source(), connection.by());
+        }
     }
 }
 

@@ -1,0 +1,4 @@
+//! The target `store` of `fuzz-targets`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz_targets::run("store", data));
