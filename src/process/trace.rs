@@ -6,7 +6,7 @@
 //! | what | why |
 //! |---|---|
 //! | it is in the worker's session | nobody can enter a session |
-//! | the environment that it was started with has the worker's variables | what a worker starts inherits them; a program that overwrites them (setproctitle(3)) is not found so |
+//! | it is in the network namespace of the calling thread, and the environment that it was started with has the worker's variables | what a worker starts inherits them; a program that overwrites them (setproctitle(3)) is not found so; a cluster of the same name and the same numbers may run in another network namespace |
 //! | it has become a child of this process, which started nothing of the kind, and listens on a worker port of the worker | this process is a subreaper (`PR_SET_CHILD_SUBREAPER`), or the init of its pid namespace: orphans below it come to it |
 //!
 //! Another process that listens on such a port, and runs as the user whom the worker ran as, is named, and
@@ -131,6 +131,8 @@ struct Search<'a> {
     this: u32,
     own_session: Option<u32>,
     adopts_orphans: bool,
+    /// That of the calling thread, where the workers run too.
+    network_namespace: Option<(u64, u64)>,
     /// The start of each worker's first process, where that is known.
     started: Vec<Option<u64>>,
 }
@@ -150,6 +152,7 @@ impl<'a> Search<'a> {
             this,
             own_session: of(this).map(|own| own.session),
             adopts_orphans: adopts_orphans(),
+            network_namespace: network_namespace(Path::new("/proc/thread-self/ns/net")).ok(),
             started: traces.iter().map(started).collect(),
         }
     }
@@ -197,7 +200,11 @@ impl<'a> Search<'a> {
             return None;
         }
         let pid = process.pid;
-        let environment = with_ids_of(pid, || fs::read(format!("/proc/{pid}/environ"))).ok()?;
+        let environment = with_ids_of(pid, || {
+            let namespace = network_namespace(Path::new(&format!("/proc/{pid}/ns/net"))).ok();
+            let is_here = namespace.is_some() && namespace == self.network_namespace;
+            is_here.then(|| fs::read(format!("/proc/{pid}/environ")).ok()).flatten()
+        })?;
         let entries: HashSet<&[u8]> = environment.split(|byte| *byte == 0).collect();
         let has_all = |place: &usize| {
             self.traces[*place].variables.iter().all(|entry| entries.contains(entry.as_slice()))
@@ -327,7 +334,7 @@ impl Marked {
             let pid = process.pid;
             let environment = with_ids_of(pid, || {
                 let namespace = network_namespace(Path::new(&format!("/proc/{pid}/ns/net"))).ok();
-                environment(pid).ok().filter(|_| namespace == here)
+                environment(pid).ok().filter(|_| namespace.is_some() && namespace == here)
             });
             let Some(environment) = environment else { continue };
             let has = |(name, value): (&OsString, &OsString)| {

@@ -1,7 +1,9 @@
 //! Nothing of a worker outlives it: processes that leave its group, its session and their parent.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use ipcluster::lab::Network;
@@ -19,6 +21,10 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("orphans_of_workers_are_waited_for", zombies).needs(Need::Python),
         Case::new("a_process_that_nothing_tells_of_is_known_by_the_port_of_its_worker", nameless)
             .needs(Need::Python),
+        Case::new(
+            "a_cluster_of_the_same_name_in_another_network_namespace_is_left_alone",
+            other_namespace,
+        ),
     ]
 }
 
@@ -248,4 +254,48 @@ os._exit(3)
     });
     cluster.succeed("stop", &["--now"]);
     assert_eq!(processes("stranger\0"), [0; 0], "{}", cluster.log());
+}
+
+/// What another master calls its first worker looks the same as ours. As a control the same process in the
+/// namespace of our workers is ended.
+fn other_namespace(lab: &Lab) {
+    let mut cluster = Cluster::new(lab, 2).start(2);
+    let victim = cluster.status().pids()[&0];
+    let environment = std::fs::read(format!("/proc/{victim}/environ")).unwrap();
+    let variables: Vec<(OsString, OsString)> = environment
+        .split(|byte| *byte == 0)
+        .filter_map(|entry| {
+            let at = entry.iter().position(|byte| *byte == b'=')?;
+            let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+            Some((text(&entry[..at]), text(&entry[at + 1..])))
+        })
+        .collect();
+    // Neither is in a session of the master, nor a child of it. Like workers they have no capabilities: those
+    // of a process that has more than the master may not be read by it.
+    let start = || {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--bounding-set=-all", "--inh-caps=-all", "setsid", "sleep", "600"])
+            .env_clear()
+            .envs(variables.clone());
+        command.spawn().unwrap()
+    };
+    let mut there = lab.client().run_in(start).unwrap();
+    let mut here = lab.server().run_in(start).unwrap();
+    // A process has its number before it is `sleep`.
+    let has_started = |child: &Child| {
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", child.id()));
+        name.is_ok_and(|name| name.trim_end() == "sleep")
+    };
+    wait_until("both sleepers", PATIENCE, || has_started(&there) && has_started(&here));
+    signal(victim, Signal::SIGKILL);
+    wait_until("the end of what is here", PATIENCE, || here.try_wait().unwrap().is_some());
+    cluster.wait_for_live(2);
+    // The remains of the other worker are looked for, too.
+    signal(cluster.status().pids()[&1], Signal::SIGKILL);
+    cluster.wait_for_live(2);
+    cluster.succeed("stop", &[]);
+    assert!(there.try_wait().unwrap().is_none(), "{}", cluster.log());
+    there.kill().unwrap();
+    there.wait().unwrap();
 }
