@@ -13,7 +13,7 @@ pub mod control {
 /// A member of a fleet by etcd, without a master.
 #[cfg(all(feature = "etcd", target_os = "linux"))]
 pub mod membership {
-    pub use crate::membership::{EtcdAccess, EtcdMember, read_store};
+    pub use crate::membership::{EtcdAccess, EtcdMember, encode_base64, read_store};
 }
 
 /// Netlink messages, connection tracking, rules of others, and the fake that stands in for the kernel.

@@ -20,7 +20,7 @@ use super::busy::{Use, Watch};
 use super::{SERVICE, fleet, ip, load, mac, quartile, rules};
 
 /// The argument by which this program is a worker.
-const WORKER: &str = "worker-of-the-bench";
+pub(super) const WORKER: &str = "worker-of-the-bench";
 
 const WORKERS: u16 = 4;
 const FIRST_PORT: u16 = 20_000;

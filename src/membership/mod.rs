@@ -19,10 +19,10 @@ mod member;
 mod thread;
 
 pub(crate) use error::MembershipError;
-#[cfg(all(feature = "etcd", feature = "internals"))]
-pub use etcd::fuzzing::read_store;
 #[cfg(feature = "etcd")]
 pub(crate) use etcd::{Endpoint, EtcdSettings, TlsFiles, User};
+#[cfg(all(feature = "etcd", feature = "internals"))]
+pub use etcd::{encode_base64, fuzzing::read_store};
 #[cfg(feature = "etcd")]
 pub use member::{EtcdAccess, EtcdMember};
 pub(crate) use thread::{MembershipThread, Source, Update};

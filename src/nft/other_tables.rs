@@ -67,12 +67,13 @@ impl OtherTables {
         tables.map_err(failed)
     }
 
-    /// The number of the last transaction: what was read before and after it has changed is of two rulesets.
+    /// The number of the last transaction, when that is over: what was read before and after it has changed is of
+    /// two rulesets.
     ///
     /// # Errors
     /// [`NftError::Privilege`], [`NftError::Netlink`].
     pub(crate) fn generation_id(&mut self) -> Result<u32, NftError> {
-        dump::generation_id(&mut self.socket).map_err(failed)
+        dump::settled_generation_id(&mut self.socket).map_err(failed)
     }
 }
 

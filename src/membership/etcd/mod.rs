@@ -30,6 +30,8 @@ mod session;
 mod settings;
 mod wire;
 
+#[cfg(feature = "internals")]
+pub use base64::encode as encode_base64;
 pub(crate) use endpoint::Endpoint;
 use error::EtcdError;
 pub(super) use run::run;

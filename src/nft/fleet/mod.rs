@@ -107,7 +107,7 @@ impl FleetFirewall {
     /// [`FleetRulesError::Differs`] with the first object that does, and those of reading.
     pub(crate) fn verify(&mut self) -> Result<(), FleetRulesError> {
         let Some(expected) = self.in_force.clone() else { return Ok(()) };
-        let (found, _) = self.read()?;
+        let found = self.read_at_once()?;
         match changes(&found, &expected).first() {
             None => Ok(()),
             Some((kind, change)) => Err(FleetRulesError::Differs {
@@ -118,12 +118,28 @@ impl FleetFirewall {
         }
     }
 
+    /// What the tables hold, all of one generation.
+    fn read_at_once(&mut self) -> Result<Tables, FleetRulesError> {
+        for _ in 0..ATTEMPTS {
+            let before = self.generation()?;
+            let found = self.read();
+            if self.generation()? == before {
+                return found.map(|(tables, _)| tables);
+            }
+        }
+        Err(FleetRulesError::Overtaken { table: self.table.to_string(), attempts: ATTEMPTS })
+    }
+
+    fn generation(&mut self) -> Result<u32, FleetRulesError> {
+        let id = dump::settled_generation_id(&mut self.socket);
+        id.map_err(|source| self.failed("read them", source))
+    }
+
     /// Makes the tables hold this, whatever they hold, if they are ours.
     fn restore(&mut self, wanted: Tables) -> Result<Applied, FleetRulesError> {
         self.in_force = None;
         for _ in 0..ATTEMPTS {
-            let generation = dump::generation_id(&mut self.socket)
-                .map_err(|source| self.failed("read them", source))?;
+            let generation = self.generation()?;
             let (found, orphans) = self.read()?;
             if !orphans.is_empty() {
                 self.adopt(&orphans)?;

@@ -309,7 +309,7 @@ impl ForeignRules {
         wanted: impl Fn(&Base) -> bool,
     ) -> Result<(Vec<Table>, Vec<UnreadLegacy>), NetlinkError> {
         for _ in 0..ATTEMPTS {
-            let before = dump::generation_id(&mut self.socket)?;
+            let before = dump::settled_generation_id(&mut self.socket)?;
             let tables = self.read_once(own, &wanted);
             if dump::generation_id(&mut self.socket)? == before {
                 return tables;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::batch::Batch;
 use super::chain::Chain;
 use super::counter::Object;
 use super::element::NFTA_SET_ELEM_LIST_SET;
@@ -16,13 +17,16 @@ use super::rule::Rule;
 use super::set;
 use super::table::{OWNED, Table, TableOwner};
 use crate::netlink::attribute::put_text;
-use crate::netlink::{Errno, NetlinkError, Socket};
+use crate::netlink::{Acknowledgement, ERROR, Errno, Messages, NetlinkError, Socket};
 use crate::nft::error::NotUnderstood;
 use crate::plan::Seat;
 use crate::ruleset::{self, ChainName, CounterName, CounterValue, Ruleset, SetName, TableName};
 
 /// How often a table that changes while it is read is read anew.
 const READ_ATTEMPTS: u32 = 10;
+
+/// How often the number of the last transaction is asked for anew when another one has come.
+const SETTLE_ATTEMPTS: u32 = 100;
 
 /// What there is under the name of a table of ours.
 #[derive(Debug)]
@@ -48,7 +52,7 @@ pub(in crate::nft) fn read(
     table: &TableName,
 ) -> Result<TableState, NetlinkError> {
     for _ in 0..READ_ATTEMPTS {
-        let before = generation_id(socket)?;
+        let before = settled_generation_id(socket)?;
         let state = read_once(socket, table);
         // An object that vanished between two requests is a change too.
         let vanished = matches!(&state, Err(error) if error.errno() == Some(Errno::ENOENT));
@@ -59,7 +63,49 @@ pub(in crate::nft) fn read(
     Err(NetlinkError::DumpInterrupted { attempts: READ_ATTEMPTS })
 }
 
-/// The number of the last transaction in this network namespace.
+/// The number of the last transaction in this network namespace, when all of that one is to be seen. Waits for a
+/// transaction that is under way.
+///
+/// The kernel counts a transaction first, and shows what it has changed a moment later (`nf_tables_commit`, net/netfilter/
+/// nf_tables_api.c: `base_seq`, then `gencursor`). Where its processor is taken away in between, objects that are listed
+/// before and after that moment are of two generations, although the number is the same all the time. A batch that
+/// depends on the number passes the lock that each transaction holds until it is over. It is empty: it changes nothing,
+/// counts as nothing, and nobody is told.
+pub(in crate::nft) fn settled_generation_id(socket: &mut Socket) -> Result<u32, NetlinkError> {
+    for _ in 0..SETTLE_ATTEMPTS {
+        let id = generation_id(socket)?;
+        if is_settled(socket, id)? {
+            return Ok(id);
+        }
+    }
+    Err(NetlinkError::DumpInterrupted { attempts: SETTLE_ATTEMPTS })
+}
+
+/// Whether this is the number of the last transaction, and none is under way.
+fn is_settled(socket: &mut Socket, id: u32) -> Result<bool, NetlinkError> {
+    let mut batch = Batch::of_families(&[], Some(id));
+    let count = u32::try_from(batch.messages()).unwrap_or(u32::MAX);
+    batch.number_from(socket.take_sequences(count));
+    socket.send(batch.datagram())?;
+    loop {
+        let datagram = socket.receive()?.ok_or(NetlinkError::RepliesLost)?;
+        for message in Messages::new(datagram) {
+            let message = message?;
+            let Some(place) = batch.message_at(message.sequence) else { continue };
+            if message.kind != ERROR {
+                continue;
+            }
+            match Acknowledgement::parse(&message)?.error {
+                None if place == batch.end() => return Ok(true),
+                None => {}
+                Some(Errno::ERESTART) => return Ok(false),
+                Some(errno) => return Err(NetlinkError::Refused { errno }),
+            }
+        }
+    }
+}
+
+/// The number of the last transaction in this network namespace, which may not be over.
 pub(in crate::nft) fn generation_id(socket: &mut Socket) -> Result<u32, NetlinkError> {
     socket.ask(kind(GET_GENERATION), &INET_HEADER, |kind, body| {
         let generation = Generation::parse(message::open(NEW_GENERATION, kind, body)?);
