@@ -179,13 +179,44 @@ impl Sockets {
         &mut self,
         ports: &BTreeSet<u16>,
     ) -> Result<Vec<(SocketAddr, SocketAddr)>, ProcessError> {
+        self.ends(ports, StateFlags::ESTABLISHED)
+    }
+
+    /// Both ends of the connections of these local ports that this side has not begun to close, from the client's
+    /// first SYN on. Costs what [`Self::connection_counts`] does.
+    ///
+    /// # Errors
+    /// [`ProcessError::Sockets`].
+    pub(crate) fn open_connections(
+        &mut self,
+        ports: &BTreeSet<u16>,
+    ) -> Result<Vec<(SocketAddr, SocketAddr)>, ProcessError> {
+        self.ends(ports, StateFlags::SYN_RECV | StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT)
+    }
+
+    /// Both ends of those that this side has begun to close, and that packets may still come of. Costs the same.
+    ///
+    /// # Errors
+    /// [`ProcessError::Sockets`].
+    pub(crate) fn closing_connections(
+        &mut self,
+        ports: &BTreeSet<u16>,
+    ) -> Result<Vec<(SocketAddr, SocketAddr)>, ProcessError> {
+        let by_us = StateFlags::FIN_WAIT1 | StateFlags::FIN_WAIT2;
+        self.ends(ports, by_us | StateFlags::CLOSING | StateFlags::LAST_ACK)
+    }
+
+    fn ends(
+        &mut self,
+        ports: &BTreeSet<u16>,
+        states: StateFlags,
+    ) -> Result<Vec<(SocketAddr, SocketAddr)>, ProcessError> {
         let (Some(first), Some(last)) = (ports.first(), ports.last()) else { return Ok(vec![]) };
-        let found =
-            self.dump(IPPROTO_TCP, StateFlags::ESTABLISHED, &(*first..=*last), |header, _| {
-                let id = &header.socket_id;
-                let local = SocketAddr::new(id.source_address.to_canonical(), id.source_port);
-                (local, peer_of(&header))
-            })?;
+        let found = self.dump(IPPROTO_TCP, states, &(*first..=*last), |header, _| {
+            let id = &header.socket_id;
+            let local = SocketAddr::new(id.source_address.to_canonical(), id.source_port);
+            (local, peer_of(&header))
+        })?;
         Ok(found.into_iter().filter(|(local, _)| ports.contains(&local.port())).collect())
     }
 

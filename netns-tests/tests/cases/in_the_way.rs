@@ -19,6 +19,8 @@ pub(crate) fn cases() -> Vec<Case> {
         nft("a_rule_is_named_while_the_cluster_runs", while_running),
         Case::new("a_server_on_the_port_is_named_and_its_port_taken_only_on_wish", port_taken)
             .with_both_engines(),
+        Case::new("connections_of_the_server_whose_port_is_taken_go_on", connections_of_the_server)
+            .with_both_engines(),
         Case::new("an_address_of_another_host_and_port_22_are_refused", not_local),
         nft("connections_that_arrive_nowhere_are_noticed", none_arrive).with_both_engines(),
         nft("check_names_all_that_is_in_the_way", all),
@@ -353,6 +355,32 @@ fn plain(lab: &Lab) -> Process {
     let plain = lab.greeter(80, 77);
     wait_until("the plain server", Duration::from_secs(20), || lab.is_listened_to(80));
     plain
+}
+
+/// A cluster starts beside a server whose clients are connected, and say nothing while it starts.
+fn connections_of_the_server(lab: &Lab) {
+    let plain = plain(lab);
+    let clients = Network::clients_v4(20);
+    let mut held: Vec<Held> =
+        clients.map(|client| Held::open(lab.client(), client, public()).unwrap()).collect();
+    let cluster = Cluster::on(lab, [public()], 2).argument("--take-over-port").start(2);
+    let echo = |held: &mut [Held], when: &str| {
+        for (index, connection) in held.iter_mut().enumerate() {
+            let line = format!("connection {index}");
+            connection.echo(&line).unwrap_or_else(|error| panic!("{when}: {line}: {error}"));
+            assert_eq!(connection.by().seat, 77);
+        }
+    };
+    echo(&mut held[..10], "while the cluster serves");
+    // New ones are the cluster's.
+    for client in Network::clients_v4(20) {
+        let connection = Held::open(lab.client(), client, public()).unwrap();
+        assert!(connection.by().seat < 2);
+    }
+    cluster.reload();
+    cluster.succeed("stop", &["--now"]);
+    echo(&mut held, "when it has ended");
+    drop(plain);
 }
 
 fn port_taken(lab: &Lab) {

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | a commit of somebody else (multicast) | the supervisor is told if it touched our table |
 //! | commits outside our table | rules that stand in the way are looked for, in a thread |
+//! | a plan that takes a port on which another server listens | the connections that this has are tracked first, so that they stay |
 //! | remains of earlier plans | they are removed when nothing can lead to them any more |
 //! | a plan with udp listeners that comes into force, and a second more | entries of udp senders that lead to no worker are deleted, in a thread |
 //! | a quarter of the time for which connection tracking remembers silent connections | the entries of those that workers have are kept, in a thread |
@@ -16,6 +17,7 @@
 mod arrivals;
 mod commits;
 mod conntrack_usage;
+mod earlier_connections;
 mod foreign;
 mod idle_connections;
 mod lost_entries;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::arrivals::{ArrivalMonitor, Arrivals};
 use super::commits::{CommitWatch, Commits};
 use super::conntrack_usage::{self, ConntrackMonitor};
+use super::earlier_connections::EarlierConnections;
 use super::foreign::{ForeignScanner, Scan};
 use super::idle_connections::IdleConnections;
 use super::lost_entries::{EntryMonitor, EntrySample};
@@ -42,6 +43,7 @@ pub(crate) struct Rules {
     conntrack_check: Option<Timestamp>,
     conntrack_timer: QuietTimer,
     udp_senders: UdpSenders,
+    earlier_connections: EarlierConnections,
     idle_connections: IdleConnections,
     /// The table is not tidied earlier.
     next_tidy: Instant,
@@ -89,6 +91,7 @@ impl Rules {
             conntrack_check: Some(Timestamp::ZERO),
             conntrack_timer: QuietTimer::default(),
             udp_senders: UdpSenders::new()?,
+            earlier_connections: EarlierConnections::new(in_force),
             idle_connections: IdleConnections::new()?,
             next_tidy: Instant::now(),
             serving: in_force.map_or(0, serving),
@@ -225,7 +228,8 @@ impl Rules {
     /// Puts a plan in force. Once the kernel has acknowledged it, it is.
     pub(crate) fn commit(&mut self, plan: &Plan) -> Result<Duration, NftError> {
         let begin = Instant::now();
-        let result = self.firewall.apply(plan);
+        let result = self.earlier_connections.keep(&mut self.firewall, plan);
+        let result = result.and_then(|()| self.firewall.apply(plan));
         let took = begin.elapsed();
         if let Err(error) = result {
             // What the next try changes is then counted from what is there.
@@ -282,6 +286,7 @@ impl Rules {
             tracing::error!(%error, "cannot remove the rules: run `ipcluster flush`");
         }
         self.udp_senders.removed();
+        self.earlier_connections.removed();
     }
 
     /// Removes what earlier plans have left in the table.

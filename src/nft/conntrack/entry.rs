@@ -16,7 +16,7 @@ pub(super) const CTA_PROTOINFO_TCP_FLAGS_REPLY: u16 = 5;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
-const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+pub(super) const CTA_PROTOINFO_TCP_STATE: u16 = 1;
 
 /// `IPS_DST_NAT`: the destination was translated.
 pub(super) const DESTINATION_TRANSLATED: u32 = 1 << 5;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use super::entry::CTA_TUPLE_REPLY;
+use super::entry::{CTA_TUPLE_ORIG, CTA_TUPLE_REPLY};
 use super::{ANY_FAMILY, Conntrack, ConntrackError, GET, none_if_untracked};
 use crate::netlink::attribute::{nest, put};
 use crate::netlink::{Attributes, Errno, NetlinkError};
@@ -76,20 +76,20 @@ impl Conntrack {
 impl TcpEnds {
     /// The body of a request for its entry.
     fn request(self) -> Vec<u8> {
-        let family = if self.local.is_ipv4() { IPV4 } else { IPV6 };
-        let mut body = vec![family, 0, 0, 0];
-        nest(&mut body, CTA_TUPLE_REPLY, |tuple| {
-            nest(tuple, CTA_TUPLE_IP, |ip| {
-                put_address(ip, self.local.ip(), (CTA_IP_V4_SRC, CTA_IP_V6_SRC));
-                put_address(ip, self.peer.ip(), (CTA_IP_V4_DST, CTA_IP_V6_DST));
-            });
-            nest(tuple, CTA_TUPLE_PROTO, |protocol| {
-                put(protocol, CTA_PROTO_NUM, &[IPPROTO_TCP]);
-                put(protocol, CTA_PROTO_SRC_PORT, &self.local.port().to_be_bytes());
-                put(protocol, CTA_PROTO_DST_PORT, &self.peer.port().to_be_bytes());
-            });
-        });
+        let mut body = vec![self.family(), 0, 0, 0];
+        put_tuple(&mut body, CTA_TUPLE_REPLY, self.local, self.peer);
         body
+    }
+
+    /// `AF_INET` or `AF_INET6`.
+    pub(super) fn family(self) -> u8 {
+        if self.local.is_ipv4() { IPV4 } else { IPV6 }
+    }
+
+    /// Writes the tuples of an entry that translates nothing.
+    pub(super) fn put(self, message: &mut Vec<u8>) {
+        put_tuple(message, CTA_TUPLE_ORIG, self.peer, self.local);
+        put_tuple(message, CTA_TUPLE_REPLY, self.local, self.peer);
     }
 
     /// Reads them from an entry; `None` if it is not of TCP, or cut.
@@ -110,6 +110,20 @@ impl TcpEnds {
             peer: SocketAddr::new(peer, port(CTA_PROTO_DST_PORT)?),
         })
     }
+}
+
+fn put_tuple(message: &mut Vec<u8>, kind: u16, from: SocketAddr, to: SocketAddr) {
+    nest(message, kind, |tuple| {
+        nest(tuple, CTA_TUPLE_IP, |ip| {
+            put_address(ip, from.ip(), (CTA_IP_V4_SRC, CTA_IP_V6_SRC));
+            put_address(ip, to.ip(), (CTA_IP_V4_DST, CTA_IP_V6_DST));
+        });
+        nest(tuple, CTA_TUPLE_PROTO, |protocol| {
+            put(protocol, CTA_PROTO_NUM, &[IPPROTO_TCP]);
+            put(protocol, CTA_PROTO_SRC_PORT, &from.port().to_be_bytes());
+            put(protocol, CTA_PROTO_DST_PORT, &to.port().to_be_bytes());
+        });
+    });
 }
 
 fn put_address(buffer: &mut Vec<u8>, address: IpAddr, (v4, v6): (u16, u16)) {

@@ -58,6 +58,12 @@ pub enum ConntrackError {
         /// Why.
         source: NetlinkError,
     },
+    /// An entry could not be added.
+    #[error("cannot have open connections tracked: {source}")]
+    Add {
+        /// Why.
+        source: NetlinkError,
+    },
     /// An entry could not be changed or deleted.
     #[error("cannot release the tracked connections of old worker ports: {source}")]
     Change {
@@ -223,6 +229,24 @@ impl Conntrack {
             changes.send(netlink).map_err(|source| ConntrackError::Change { source })?;
         }
         Ok(count)
+    }
+
+    /// Adds entries of connections that are there already, and stay where they are, for `timeout` each unless a packet
+    /// comes. Those that have one are left as they are. Without an entry the rules would decide on the next packet of
+    /// such a connection, as on the first of a new one (`nf_conntrack_tcp_loose`).
+    ///
+    /// # Errors
+    /// [`ConntrackError`].
+    pub(crate) fn add(
+        &mut self,
+        connections: &BTreeSet<TcpEnds>,
+        timeout: Duration,
+    ) -> Result<(), ConntrackError> {
+        let Some(netlink) = &mut self.netlink else { return Ok(()) };
+        let seconds = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+        let mut changes = EntryUpdates::default();
+        connections.iter().for_each(|connection| changes.add(*connection, seconds));
+        changes.send(netlink).map_err(|source| ConntrackError::Add { source })
     }
 
     /// The connections, ended or not, that are led to each of these ports: the addresses of their clients.
