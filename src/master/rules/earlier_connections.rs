@@ -51,8 +51,8 @@ impl EarlierConnections {
             Ok(false) => {}
             Ok(true) => {
                 if self.taken.is_empty() {
-                    // From here on what begins is tracked: nothing comes between the list of what has begun before
-                    // and the rules.
+                    // Its rules translate, though nothing reaches them yet, so that from here on what begins is tracked:
+                    // nothing comes between the list of what has begun before and the rules.
                     let mut closed = plan.clone();
                     closed.set_admitting(false);
                     firewall.apply(&closed)?;
