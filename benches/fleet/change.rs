@@ -87,12 +87,15 @@ impl Master {
         master.args(["--listen", &format!("{SERVICE}:80"), "--fleet-name", "bench"]);
         master.args(["--fleet-member", "m1", "--fleet-device", "server"]);
         master.args(membership).arg("--").arg(std::env::current_exe().expect("this program"));
-        master.arg(WORKER).stdout(Stdio::null()).stderr(Stdio::null());
+        let log = directory.join("master.log");
+        let said = fs::File::create(&log).expect("a file");
+        master.arg(WORKER).stdout(Stdio::null()).stderr(said);
         let master = Process(master.spawn().expect("the program"));
         // What is put in force before is not among the events that are read.
         let begun = Instant::now();
         while !Self::is_settled(directory) {
-            assert!(begun.elapsed() < PATIENCE, "the master does not become a member");
+            let said = || fs::read_to_string(&log).unwrap_or_default();
+            assert!(begun.elapsed() < PATIENCE, "the master is no member: {}", said());
         }
         let mut events = Command::new(program);
         events.env("IPCLUSTER_RUNTIME_DIR", directory).args(["events", "bench"]);
@@ -201,7 +204,7 @@ fn by_etcd(slots: u32, members: u8) -> Vec<f64> {
     }
     let (endpoint, slots) = (format!("http://{ETCD}"), slots.to_string());
     let membership = ["--fleet-membership", "etcd", "--fleet-etcd", &endpoint];
-    let own = ["--fleet-addresses", "10.7.0.1", "--fleet-slots", &slots];
+    let own = ["--fleet-address", "10.7.0.1", "--fleet-slots", &slots];
     let mut master = Master::start(&directory, &[membership, own].concat());
     let mut times = vec![];
     for round in 0..ROUNDS + 2 {
