@@ -32,9 +32,11 @@ pub(super) struct EarlierConnections {
 }
 
 impl EarlierConnections {
-    /// `in_force` is what an earlier master has left.
+    /// `in_force` is what an earlier master has left. A plan that is closed takes nothing yet: that master may have ended
+    /// before it had listed the connections.
     pub(super) fn new(in_force: Option<&Plan>) -> Self {
-        Self { taken: in_force.map(ports_of).unwrap_or_default() }
+        let open = in_force.filter(|plan| plan.is_admitting());
+        Self { taken: open.map(ports_of).unwrap_or_default() }
     }
 
     /// To be called before a plan comes into force that sends connections of further ports to workers.
