@@ -155,15 +155,8 @@ fn leader_killed(lab: &Lab) {
     members.iter().for_each(EtcdMember::ready);
     let (_, before) = wait_for_states(&members, &[Serving, Serving]);
 
-    let mut leader = None;
-    wait_until("a leader", PATIENCE, || {
-        leader = servers.iter().position(Server::leads);
-        leader.is_some()
-    });
-    let leader = leader.unwrap();
-    servers[leader].kill();
-    let rest: Vec<usize> = (0..3).filter(|nth| *nth != leader).collect();
-    wait_until("another leader", PATIENCE, || rest.iter().any(|nth| servers[*nth].leads()));
+    let leader = Server::kill_leader(&mut servers);
+    let other = (leader + 1) % 3;
     // For longer than a lease: a member that had lost its own would be taken out.
     members.push(start(lab, 3, &accesses[0]));
     let began = Instant::now();
@@ -176,9 +169,9 @@ fn leader_killed(lab: &Lab) {
     let (_, joined) = wait_for_states(&members, &[Serving, Serving, Serving]);
 
     // One of three is no majority: nothing can be read, and all stays.
-    servers[rest[0]].kill();
+    servers[other].kill();
     wait_until_away(&members);
-    servers[rest[0]].start();
+    servers[other].start();
     wait_until_current(&members);
     assert!(members.iter().all(|it| it.fleet().unwrap().1 == joined), "nothing has changed");
 }

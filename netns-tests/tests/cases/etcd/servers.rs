@@ -194,6 +194,21 @@ impl<'a> Server<'a> {
         answer["header"]["revision"].as_str().unwrap().parse().unwrap()
     }
 
+    /// Waits until one of these leads the others, and kills that one. Returns its place when another one leads.
+    pub(crate) fn kill_leader(servers: &mut [Self]) -> usize {
+        let mut leader = None;
+        wait_until("a leader", PATIENCE, || {
+            leader = servers.iter().position(Self::leads);
+            leader.is_some()
+        });
+        let leader = leader.unwrap();
+        servers[leader].kill();
+        wait_until("another leader", PATIENCE, || {
+            servers.iter().enumerate().any(|(nth, server)| nth != leader && server.leads())
+        });
+        leader
+    }
+
     /// Whether it leads its cluster.
     pub(crate) fn leads(&self) -> bool {
         self.ask("/v3/maintenance/status", &json!({}))

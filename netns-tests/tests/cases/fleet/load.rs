@@ -239,16 +239,7 @@ fn many(lab: &Lab) {
 
 /// The leader of etcd is killed, and comes back.
 fn without_leader(servers: &mut [Server<'_>], traffic: &mut Traffic<'_>) {
-    let mut leader = None;
-    wait_until("a leader", PATIENCE, || {
-        leader = servers.iter().position(Server::leads);
-        leader.is_some()
-    });
-    let leader = leader.unwrap();
-    servers[leader].kill();
-    wait_until("another leader", PATIENCE, || {
-        servers.iter().enumerate().any(|(nth, server)| nth != leader && server.leads())
-    });
+    let leader = Server::kill_leader(servers);
     traffic.check();
     servers[leader].start();
     traffic.check();
