@@ -67,7 +67,9 @@ impl World {
         }
     }
 
-    /// Whoever drains leaves with no slot, and no host that reaches the store still sends it new connections.
+    /// Whoever drains leaves with no slot, and no host that reaches the store still sends it new connections; if
+    /// there is a host that could take them. Where all drain when the store loses its data, nobody writes a fleet, and
+    /// each keeps the one of before.
     pub(super) fn check_withdrawal(&self, host: usize) {
         let host = &self.hosts[host];
         let drains = |run: &super::world::Run| matches!(run.local, LocalState::Draining { .. });
@@ -79,6 +81,9 @@ impl World {
             assert_eq!(owned, 0, "{} leaves with {owned} slots", host.name);
         }
         let late = self.delay * 2 + Duration::from_secs(1);
+        if !self.hosts.iter().any(|host| self.has_served(host, BACK_AFTER + late)) {
+            return;
+        }
         let reaches = |it: &&Host| self.is_undisturbed(it, BACK_AFTER + late);
         for other in self.hosts.iter().filter(reaches).filter(|_| !self.has_stuck_watches) {
             let applied = other.run.as_ref().and_then(|run| run.applied.as_ref());
@@ -127,6 +132,13 @@ impl World {
         let Some(run) = &host.run else { return false };
         let since = run.since.max(run.lost_at).max(host.linked_since).max(self.store.up_since);
         host.linked && self.store.is_up && self.now.since(since) >= span
+    }
+
+    /// Whether a host has been ready for so long, with nothing in its way to the store.
+    fn has_served(&self, host: &Host, span: Duration) -> bool {
+        let Some(run) = &host.run else { return false };
+        let is_ready = run.local == LocalState::Ready && self.now.since(run.local_since) >= span;
+        is_ready && self.is_undisturbed(host, span)
     }
 
     /// Looked at every second.
@@ -196,13 +208,7 @@ impl World {
     /// Who is dead owns nothing once its lease has ended, if somebody else serves and reaches the store.
     fn check_the_dead(&self, late: Duration) {
         let span = BACK_AFTER + LEASE * 3 + late * 2;
-        let serves = |host: &&Host| {
-            let is_ready = |run: &super::world::Run| {
-                run.local == LocalState::Ready && self.now.since(run.local_since) >= span
-            };
-            host.run.as_ref().is_some_and(is_ready) && self.is_undisturbed(host, span)
-        };
-        if !self.hosts.iter().any(|host| serves(&host)) {
+        if !self.hosts.iter().any(|host| self.has_served(host, span)) {
             return;
         }
         let Some(stored) = &self.store.fleet else { return };

@@ -78,9 +78,11 @@ fn every_history_keeps_the_invariants() {
 /// * 3365, 97541: a host that has never had a fleet is cut off; when it is back the fleet has just been deleted, and it
 ///   began one from nothing where others knew one.
 /// * 89765: a fleet is deleted before the host that wrote it was told of it.
+/// * 68608: all hosts drain when the store loses its data, and one leaves: nobody is there to take its slots, which the
+///   check asked for.
 #[test]
 fn histories_that_have_failed_keep_the_invariants() {
-    for seed in [88657, 93544, 3365, 97541, 89765] {
+    for seed in [88657, 93544, 3365, 97541, 89765, 68608] {
         assert_eq!(failure_of(seed, None), None, "IPCLUSTER_SIM_SEED={seed}");
     }
 }
