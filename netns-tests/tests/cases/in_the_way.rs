@@ -2,7 +2,7 @@
 //! nftables and of iptables, settings of the kernel, servers on a public port.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -360,10 +360,16 @@ fn plain(lab: &Lab) -> Process {
 /// A cluster starts beside a server whose clients are connected, and say nothing while it starts.
 fn connections_of_the_server(lab: &Lab) {
     let plain = plain(lab);
-    let clients = Network::clients_v4(20);
-    let mut held: Vec<Held> =
-        clients.map(|client| Held::open(lab.client(), client, public()).unwrap()).collect();
-    let cluster = Cluster::on(lab, [public()], 2).argument("--take-over-port").start(2);
+    let public = [public(), Network::server_v6(80)];
+    let clients = || {
+        let v4 = Network::clients_v4(10).map(|client| (client, public[0]));
+        let v6 = Network::clients_v6(10).map(|client| (client, public[1]));
+        v4.zip(v6).flat_map(|(v4, v6)| [v4, v6])
+    };
+    let open =
+        |(client, server): (IpAddr, SocketAddr)| Held::open(lab.client(), client, server).unwrap();
+    let mut held: Vec<Held> = clients().map(open).collect();
+    let cluster = Cluster::on(lab, public, 2).argument("--take-over-port").start(2);
     let echo = |held: &mut [Held], when: &str| {
         for (index, connection) in held.iter_mut().enumerate() {
             let line = format!("connection {index}");
@@ -373,8 +379,7 @@ fn connections_of_the_server(lab: &Lab) {
     };
     echo(&mut held[..10], "while the cluster serves");
     // New ones are the cluster's.
-    for client in Network::clients_v4(20) {
-        let connection = Held::open(lab.client(), client, public()).unwrap();
+    for connection in clients().map(open) {
         assert!(connection.by().seat < 2);
     }
     cluster.reload();

@@ -45,33 +45,50 @@ impl EarlierConnections {
     /// Those of [`Firewall::apply`]. That connections cannot be kept is said in the log: they are somebody else's, and
     /// the cluster is to serve all the same.
     pub(super) fn keep(&mut self, firewall: &mut Firewall, plan: &Plan) -> Result<(), NftError> {
-        let ports: BTreeSet<Port> = ports_of(plan).difference(&self.taken).copied().collect();
-        if plan.engine() != Engine::Redirect || !plan.is_admitting() || ports.is_empty() {
+        let ports = self.newly_taken(plan);
+        if ports.is_empty() {
             return Ok(());
         }
-        match are_listened_to(&ports) {
-            Ok(false) => {}
+        let kept = match are_listened_to(&ports) {
+            Ok(false) => Ok(0),
             Ok(true) => {
-                if self.taken.is_empty() {
-                    // Its rules translate, though nothing reaches them yet, so that from here on what begins is tracked:
-                    // nothing comes between the list of what has begun before and the rules.
-                    let mut closed = plan.clone();
-                    closed.set_admitting(false);
+                if let Some(closed) = self.closed_before(plan) {
                     firewall.apply(&closed)?;
                 }
-                match track(&ports) {
-                    Ok(0) => {}
-                    Ok(count) => tracing::info!(
-                        "{count} open connections to {} stay with the server that has them",
-                        list(&ports)
-                    ),
-                    Err(reason) => say_lost(&ports, &reason),
-                }
+                track(&ports)
             }
+            Err(reason) => Err(reason),
+        };
+        match kept {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(
+                "{count} open connections to {} stay with the server that has them",
+                list(&ports)
+            ),
             Err(reason) => say_lost(&ports, &reason),
         }
         self.taken.extend(ports);
         Ok(())
+    }
+
+    /// The public ports whose connections this plan is the first to send to workers. With `tproxy` an established
+    /// connection finds its own socket first, and needs nothing.
+    fn newly_taken(&self, plan: &Plan) -> BTreeSet<Port> {
+        match plan.engine() {
+            Engine::Redirect if plan.is_admitting() => {
+                ports_of(plan).difference(&self.taken).copied().collect()
+            }
+            _ => BTreeSet::new(),
+        }
+    }
+
+    /// What comes into force before connections are listed, where no rules of ours translate yet: the plan, closed.
+    /// Nothing reaches its rules, but from then on what begins is tracked, so that nothing is missed between the list
+    /// and the rules.
+    fn closed_before(&self, plan: &Plan) -> Option<Plan> {
+        let mut closed = self.taken.is_empty().then(|| plan.clone())?;
+        closed.set_admitting(false);
+        Some(closed)
     }
 
     /// The rules are gone.
@@ -130,4 +147,72 @@ fn track(ports: &BTreeSet<Port>) -> Result<usize, String> {
     conntrack.add(&open, timeout).map_err(|error| causes(&error))?;
     conntrack.add(&closing, CLOSING_TIMEOUT).map_err(|error| causes(&error))?;
     Ok(open.len() + closing.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Generation, Listeners, Occupant, Partition, Seat, Weights};
+
+    /// A plan with a worker that listens on these.
+    fn plan(listeners: &[&str]) -> Plan {
+        let listeners: Vec<_> = listeners.iter().map(|it| it.parse().unwrap()).collect();
+        let listeners = Listeners::new(listeners).unwrap();
+        let ports = listeners.public_ports().len();
+        let partition = Partition::hash(Partition::DEFAULT_SLOTS).unwrap();
+        let name = "web".parse().unwrap();
+        let mut plan =
+            Plan::new(name, listeners, partition, &Weights::equal(1).unwrap(), None).unwrap();
+        let ports: Vec<Port> =
+            (20_000..).take(ports).map(|it| Port::try_from(it).unwrap()).collect();
+        plan.occupy(Seat(0), Occupant::new(Generation::FIRST, ports)).unwrap();
+        plan
+    }
+
+    fn numbers(ports: &BTreeSet<Port>) -> Vec<u16> {
+        ports.iter().map(|it| it.number()).collect()
+    }
+
+    #[test]
+    fn a_port_is_taken_once_until_the_rules_are_removed() {
+        let mut connections = EarlierConnections::new(None);
+        let (web, both) = (plan(&["0.0.0.0:80"]), plan(&["0.0.0.0:80", "0.0.0.0:443"]));
+        assert_eq!(numbers(&connections.newly_taken(&web)), [80]);
+        connections.taken = ports_of(&web);
+        assert_eq!(numbers(&connections.newly_taken(&web)), [0_u16; 0]);
+        assert_eq!(numbers(&connections.newly_taken(&both)), [443]);
+        connections.removed();
+        assert_eq!(numbers(&connections.newly_taken(&both)), [80, 443]);
+    }
+
+    #[test]
+    fn a_plan_that_is_closed_takes_no_port() {
+        let web = plan(&["0.0.0.0:80"]);
+        let mut closed = web.clone();
+        closed.set_admitting(false);
+        assert_eq!(numbers(&EarlierConnections::new(None).newly_taken(&closed)), [0_u16; 0]);
+        // An earlier master may have ended between the closed plan and the open one.
+        assert_eq!(numbers(&EarlierConnections::new(Some(&closed)).newly_taken(&web)), [80]);
+        assert_eq!(numbers(&EarlierConnections::new(Some(&web)).newly_taken(&web)), [0_u16; 0]);
+    }
+
+    #[test]
+    fn udp_and_the_other_engine_take_no_port() {
+        let none = EarlierConnections::new(None);
+        assert_eq!(numbers(&none.newly_taken(&plan(&["0.0.0.0:53/udp"]))), [0_u16; 0]);
+        let mut other = plan(&["0.0.0.0:80"]);
+        other.set_engine(Engine::Tproxy).unwrap();
+        assert_eq!(numbers(&none.newly_taken(&other)), [0_u16; 0]);
+    }
+
+    #[test]
+    fn a_closed_plan_comes_first_where_nothing_translates_yet() {
+        let web = plan(&["0.0.0.0:80"]);
+        let mut connections = EarlierConnections::new(None);
+        let closed = connections.closed_before(&web).unwrap();
+        assert!(!closed.is_admitting());
+        assert_eq!(closed.listeners(), web.listeners());
+        connections.taken = ports_of(&web);
+        assert_eq!(connections.closed_before(&plan(&["0.0.0.0:80", "0.0.0.0:443"])), None);
+    }
 }
