@@ -5,7 +5,7 @@ use std::str::FromStr;
 /// A client, or a connection of it: what `explain` is asked about.
 ///
 /// As text `10.8.1.7`, `fd09::7`, or with the port that the connection comes from `10.8.1.7:40000`,
-/// `[fd09::7]:40000`.
+/// `[fd09::7]:40000`. `::ffff:10.8.1.7`, as a server that listens on `[::]` shows a client of IPv4, is that client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddress {
     /// The client's address.
@@ -38,14 +38,16 @@ impl FromStr for ClientAddress {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(address.into());
+            return Ok(address.to_canonical().into());
         }
         let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
         if let Some(Ok(address)) = inner.map(str::parse::<std::net::Ipv6Addr>) {
-            return Ok(IpAddr::V6(address).into());
+            return Ok(address.to_canonical().into());
         }
         match text.parse::<SocketAddr>() {
-            Ok(from) if from.port() != 0 => Ok(from.into()),
+            Ok(from) if from.port() != 0 => {
+                Ok(SocketAddr::new(from.ip().to_canonical(), from.port()).into())
+            }
             _ => Err("expected an address, as 10.8.1.7 or fd09::7, or that of a connection, as \
                       10.8.1.7:40000 or [fd09::7]:40000"),
         }
@@ -73,6 +75,10 @@ mod tests {
             ("fd09::7", "fd09::7"),
             ("[fd09::7]", "fd09::7"),
             ("[fd09::7]:40000", "[fd09::7]:40000"),
+            // What a server on [::] has in its log for a client of IPv4.
+            ("::ffff:10.8.1.7", "10.8.1.7"),
+            ("[::ffff:10.8.1.7]", "10.8.1.7"),
+            ("[::ffff:10.8.1.7]:40000", "10.8.1.7:40000"),
         ] {
             assert_eq!(text.parse::<ClientAddress>().unwrap().to_string(), shown);
         }
