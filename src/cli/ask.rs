@@ -42,7 +42,7 @@ pub(super) fn show_progress(step: &str) {
 
 /// What can be done about a command that goes on, and is not waited for any more.
 pub(super) const GOES_ON_HINT: &str =
-    "`ipcluster status` shows how far it is, `ipcluster wait` waits for it";
+    "`ipcluster status` shows how far it is, `ipcluster wait ready` waits for it";
 
 /// How long a command is waited for, and what is said meanwhile.
 #[derive(Debug, Clone, Copy)]
@@ -185,6 +185,16 @@ mod tests {
 
     use super::*;
     use crate::protocol::{Command, Stopped};
+
+    #[test]
+    fn commands_that_a_hint_names_are_whole() {
+        use clap::Parser as _;
+
+        for command in GOES_ON_HINT.split('`').skip(1).step_by(2) {
+            let parsed = crate::cli::args::Arguments::try_parse_from(command.split(' '));
+            assert!(parsed.is_ok(), "{command}: {:?}", parsed.err());
+        }
+    }
 
     /// A master in a thread of its own, which stops when it is told to and refuses all else.
     fn master(directory: &ControlDir) -> std::thread::JoinHandle<()> {
