@@ -61,9 +61,9 @@ pub fn main() -> ExitCode {
             && let Some(meant) = meant_verb(verb)
         {
             // Without stderr only the exit code is left.
-            let _ = error.print();
+            let _ = without_similar(error).print();
             let _ = writeln!(std::io::stderr(), "hint: {meant}");
-            std::process::exit(error.exit_code());
+            std::process::exit(2);
         }
         error.exit()
     });
@@ -71,6 +71,13 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => unmanaged::explained(failed).report(),
     }
+}
+
+/// The error without verbs that are merely spelled alike: where the hint knows what is meant, they mislead
+/// (`restart` is no `retire`).
+fn without_similar(mut error: clap::Error) -> clap::Error {
+    error.remove(ContextKind::SuggestedSubcommand);
+    error
 }
 
 /// What is done here by a verb that other programs have.
@@ -82,7 +89,7 @@ fn meant_verb(verb: &str) -> Option<&'static str> {
         }
         "start" | "up" => "`ipcluster run` starts a cluster",
         "ps" | "ls" | "list" | "show" => "`ipcluster status` lists the workers",
-        "kill" | "down" | "delete" => {
+        "kill" | "down" | "delete" | "quit" | "exit" | "shutdown" => {
             "`ipcluster stop` ends a cluster, `ipcluster retire` replaces one worker"
         }
         "log" => "`ipcluster logs` shows what workers have printed",
@@ -134,5 +141,21 @@ fn carry_out(arguments: Arguments) -> Result<(), Failed> {
 impl From<NftError> for Failed {
     fn from(error: NftError) -> Self {
         MasterError::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_hint_knows_the_verb_no_other_is_suggested() {
+        for (verb, similar) in [("restart", "retire"), ("start", "status"), ("quit", "unit")] {
+            assert!(meant_verb(verb).is_some(), "{verb}");
+            let error = Arguments::try_parse_from(["ipcluster", verb]).unwrap_err();
+            assert!(error.to_string().contains(&format!("'{similar}'")), "{error}");
+            let shown = without_similar(error).to_string();
+            assert!(shown.contains(verb) && !shown.contains(similar), "{shown}");
+        }
     }
 }
