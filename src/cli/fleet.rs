@@ -37,6 +37,8 @@ fn explain(
     directory: impl FnOnce() -> Result<ControlDir, ControlError>,
 ) -> Result<(), Failed> {
     let FleetExplainArgs { address, members, name, without, drain, config } = args;
+    // As a server on [::] shows a client of IPv4.
+    let address = address.to_canonical();
     let explanation = match members {
         Some(members) => {
             let fleet = changed(&FleetMembersArgs { members, without, drain })?;

@@ -10,7 +10,7 @@ use super::{ConfigError, PartitionKind, WorkerTexts, fleet};
 use crate::plan::{
     Assignment, Engine, Listeners, Partition, PlanError, Port, PortRange, Protocol, Weights,
 };
-use crate::protocol::{HttpScheme, Readiness};
+use crate::protocol::{HttpScheme, Readiness, counted};
 
 impl Config {
     /// The configuration of these values, each of which is allowed by itself.
@@ -131,14 +131,15 @@ fn check_worker_ports(values: &Values, listeners: &Listeners) -> Result<(), Conf
     let needed = PortRange::needed(workers, places);
     let and_private = match private {
         0 => String::new(),
-        count => format!(" and {count} private"),
+        count => format!(" and {}", counted(count, "private port")),
     };
     if range.count() < needed {
         return Err(worker_ports.refused(format!(
-            "{range} has {} ports: expected at least {needed}, for {workers} workers with {} \
-             public{and_private} ports each in {} generations",
-            range.count(),
-            public.len(),
+            "{range} has {}: expected at least {needed}, for {} with {}{and_private} each in {} \
+             generations",
+            counted(range.count(), "port"),
+            counted(workers, "worker"),
+            counted(public.len(), "public port"),
             PortRange::GENERATIONS,
         )));
     }
@@ -484,7 +485,7 @@ mod tests {
             ),
             (
                 &[("worker_ports", "20000-20010")],
-                "20000-20010 has 11 ports: expected at least 12, for 4 workers with 1 public ports each in 3 generations",
+                "20000-20010 has 11 ports: expected at least 12, for 4 workers with 1 public port each in 3 generations",
             ),
             (&[("socket", "host.zsocket")], "\"host.zsocket\": expected an absolute path"),
             (&[("socket", "/a\0b")], "\"/a\\0b\": no path contains a NUL"),

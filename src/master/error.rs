@@ -198,8 +198,9 @@ impl MasterError {
             ),
             Self::InTheWay { finding } => Some(finding.cure.clone()),
             Self::FirstWorker { .. } => Some(
-                "`command` names what each worker runs: a program that the user of the workers may run, \
-                 by its path, or by a name in the PATH that workers get"
+                "what `command`, `directory`, `env_file` and `config_template` name is to be there for the user that \
+                 workers run as; `command` begins with the path of a program, or a name in the PATH that workers \
+                 get, and has each argument as a word of its own"
                     .to_owned(),
             ),
             Self::Unmanaged { name, .. } => Some(format!(

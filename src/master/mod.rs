@@ -82,6 +82,7 @@ pub use privilege::needed_capabilities;
 #[cfg(feature = "cli")]
 pub(crate) use privilege::unprivileged_port_start;
 pub use run::{Ended, Master};
+pub(crate) use startup::on_this_host::missing_on_this_host;
 pub(crate) use unmanaged::{Limits as UnmanagedLimits, Swept, UnmanagedCluster};
 
 // What a program needs to embed a master.

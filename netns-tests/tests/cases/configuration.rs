@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipcluster::lab::Pace;
-use netns_tests::{Case, Cluster, Lab, signal, wait_until};
+use netns_tests::{Case, Cluster, Lab, greeter, signal, wait_until};
 use nix::sys::signal::Signal;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -16,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("a_listener_comes_and_goes_by_reload", listeners),
         Case::new("workers_that_do_not_open_a_new_port_fail_the_reload", unopened),
         Case::new("a_good_file_gets_in_while_the_cluster_starts", while_starting),
+        Case::new("what_run_refuses_is_missing_to_check", missing_on_this_host),
     ]
 }
 
@@ -150,7 +151,7 @@ fn listeners(lab: &Lab) {
     // The next master finds it as it is.
     let pids = status.pids();
     cluster.kill_master();
-    cluster.start_master(&[netns_tests::greeter().into()]);
+    cluster.start_master(&[greeter().into()]);
     assert_eq!(cluster.wait_until_settled(2).pids(), pids);
     every_client_once(lab, 81);
     // What a rollback serves is what the generation before had.
@@ -167,8 +168,7 @@ fn listeners(lab: &Lab) {
 /// A worker that listens on its first port alone.
 fn one_port(path: &Path) -> PathBuf {
     let script = path.join("one-port");
-    let text =
-        format!("#!/bin/sh\nunset IPCLUSTER_PORT_81\nexec {}\n", netns_tests::greeter().display());
+    let text = format!("#!/bin/sh\nunset IPCLUSTER_PORT_81\nexec {}\n", greeter().display());
     fs::write(&script, text).unwrap();
     fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     script
@@ -192,7 +192,7 @@ fn unopened(lab: &Lab) {
 fn while_starting(lab: &Lab) {
     let file = write(lab, PORT_80, "workers = 2\nenv = [\"GREETER_EXIT=1\"]");
     let mut cluster = Cluster::from_file(lab, &file);
-    cluster.start_master(&[netns_tests::greeter().into()]);
+    cluster.start_master(&[greeter().into()]);
     wait_until("a first worker to fail", Duration::from_secs(20), || {
         cluster.log().contains("seat=0") || cluster.log().contains("seat 0")
     });
@@ -201,4 +201,55 @@ fn while_starting(lab: &Lab) {
     cluster.wait_until_settled(3);
     every_client_once(lab, 80);
     cluster.succeed("stop", &[]);
+}
+
+/// A line of the file, and a part of what both say.
+const MISSING: &[(&str, &str)] = &[
+    ("user = \"nosuch\"", "`user`"),
+    ("group = \"nosuch\"", "`group`"),
+    ("control_group = \"nosuch\"", "`control_group`"),
+    ("directory = \"/nosuch\"", "directory /nosuch"),
+    ("env_file = [\"/nosuch\"]", "`env_file`: /nosuch"),
+    ("config_template = \"/nosuch\"", "cannot read /nosuch"),
+    ("command = [\"/nosuch\"]", "/nosuch"),
+    ("command = [\"nosuch\"]", "nosuch"),
+    ("command = [\"/etc/hostname\"]", "/etc/hostname"),
+];
+
+/// What a configuration names and this host does not have. `run` ends with the same words that `check` says.
+fn missing_on_this_host(lab: &Lab) {
+    let greeter = greeter();
+    let command = format!("command = [{:?}]", greeter.to_str().unwrap());
+    let check = |lines: &str| {
+        let file = write(lab, "\"10.9.0.1:80\"", lines);
+        let file = file.to_str().unwrap().to_owned();
+        (super::in_the_way::run(lab, &["check", "-c", &file]), file)
+    };
+    let (output, _) = check(&command);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("ok       users, directory, program and files of the configuration"));
+    for (line, part) in MISSING {
+        let lines = match line.starts_with("command") {
+            true => (*line).to_owned(),
+            false => format!("{line}\n{command}"),
+        };
+        let (output, file) = check(&lines);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{line}: {said}");
+        let missing = said.lines().find_map(|line| line.strip_prefix("missing  ")).unwrap();
+        assert!(missing.contains(part), "{line}: {missing}");
+        let output = super::in_the_way::run(lab, &["run", "-c", &file]);
+        let refused = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{line}: {refused}");
+        assert!(refused.contains(missing), "{line}: {missing}: {refused}");
+    }
+    // It is found with the first reload.
+    let hook = "hooks.before_reload = [\"/nosuch\"]";
+    let (output, _) = check(&format!("{hook}\n{command}"));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.contains("missing  `hooks.before_reload`: ") && !output.status.success(),
+        "{said}"
+    );
 }

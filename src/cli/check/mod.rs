@@ -11,7 +11,7 @@ use crate::master::host::{
     Accepted, HostFacts, Survey, Surveyed, conntrack_full, findings, nat_before, owners_of_ports,
     survey,
 };
-use crate::master::unprivileged_port_start;
+use crate::master::{missing_on_this_host, unprivileged_port_start};
 use crate::nft::{Conntrack, ConntrackUsage, Firewall, ForeignRules, NftError, Protection};
 use crate::plan::{
     ClusterName, Engine, Generation, Listener, Listeners, Occupant, Partition, Plan, Port,
@@ -76,6 +76,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failed> {
         output::answer(&format!("{valid}\n{}", hints.collect::<String>()))?;
     }
     let mut findings = vec![kernel(), capability(), pidfd(), runtime_directory()];
+    findings.extend(config.iter().flat_map(named_by));
     let ports = config.as_ref().map_or_else(PortRange::default, Config::worker_ports);
     findings.push(worker_ports(ports));
     let engine = config.as_ref().map_or_else(Engine::default, Config::engine);
@@ -105,6 +106,15 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failed> {
         0 => Ok(()),
         lacks => Err(Failed::new(format!("`ipcluster run` would fail here: {lacks} missing"))),
     }
+}
+
+/// What the configuration names beside listeners.
+fn named_by(config: &Config) -> Vec<Look> {
+    let missing = missing_on_this_host(config, std::env::vars_os().collect());
+    if missing.is_empty() {
+        return vec![Good("users, directory, program and files of the configuration".to_owned())];
+    }
+    missing.into_iter().map(Bad).collect()
 }
 
 fn kernel() -> Look {
@@ -217,7 +227,7 @@ fn connection_tracking() -> Look {
     let ConntrackUsage { entries, limit } = usage;
     match usage.is_nearly_full() {
         true => look_of(conntrack_full(usage)),
-        false => Good(format!("connection tracking: {entries} entries of at most {limit}")),
+        false => Good(format!("connection tracking: entries {entries}, at most {limit}")),
     }
 }
 

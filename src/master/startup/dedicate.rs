@@ -27,6 +27,28 @@ pub(in crate::master) struct Dedicated {
 pub(in crate::master) fn dedicate_process(config: &Config) -> Result<Dedicated, MasterError> {
     let began = Restrictions::own()?;
     // While the process has CAP_SYS_RESOURCE, if it ever had.
+    raise_limits(config)?;
+    // Daemons of workers that leave everything else that tells whose they are.
+    if let Err(error) = adopt_orphans() {
+        tracing::warn!(%error, "daemons that workers start may not be found");
+    }
+    let kept = keep_only_capabilities(needed_capabilities(config))?;
+    tracing::debug!("capabilities kept: {kept}");
+    let descriptor_limit = raise_descriptor_limit()?;
+    let service_manager = ServiceManager::from_environment(|name| std::env::var_os(name));
+    // Not fatal: the service manager itself notices that nobody notifies it.
+    let service_manager = service_manager.unwrap_or_else(|error| {
+        tracing::warn!(%error, "sd_notify is off");
+        None
+    });
+    Ok(Dedicated { descriptor_limit, began, service_manager })
+}
+
+/// Raises the limits of this process as far as its workers are to have more.
+///
+/// # Errors
+/// [`MasterError::Nice`] and [`MasterError::Limit`]: it may not.
+pub(super) fn raise_limits(config: &Config) -> Result<(), MasterError> {
     let nice = config.nice();
     // A greater one than the master's needs no limit, unless it is to be had back.
     if (nice < 0 || config.retire().renice != 0) && !allow_nice(nice)? {
@@ -42,18 +64,5 @@ pub(in crate::master) fn dedicate_process(config: &Config) -> Result<Dedicated, 
             return Err(MasterError::Limit { resource: limit.resource.key(), hard });
         }
     }
-    // Daemons of workers that leave everything else that tells whose they are.
-    if let Err(error) = adopt_orphans() {
-        tracing::warn!(%error, "daemons that workers start may not be found");
-    }
-    let kept = keep_only_capabilities(needed_capabilities(config))?;
-    tracing::debug!("capabilities kept: {kept}");
-    let descriptor_limit = raise_descriptor_limit()?;
-    let service_manager = ServiceManager::from_environment(|name| std::env::var_os(name));
-    // Not fatal: the service manager itself notices that nobody notifies it.
-    let service_manager = service_manager.unwrap_or_else(|error| {
-        tracing::warn!(%error, "sd_notify is off");
-        None
-    });
-    Ok(Dedicated { descriptor_limit, began, service_manager })
+    Ok(())
 }

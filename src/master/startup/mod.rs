@@ -11,7 +11,8 @@
 //! | build | `builder.rs` | the supervisor, the subjects of the master, and their threads |
 //! | open | `builder.rs` | from here on this process is the master, and listens |
 //!
-//! `dedicate.rs` and `signals.rs` are for a process of which the master is the whole purpose.
+//! `dedicate.rs` and `signals.rs` are for a process of which the master is the whole purpose; `on_this_host.rs` tells
+//! beforehand what a configuration names and the host does not have.
 
 pub(super) mod adoption_hint;
 pub(super) mod claim;
@@ -19,6 +20,7 @@ pub(super) mod dedicate;
 pub(super) mod find_workers;
 pub(super) mod in_the_way;
 pub(super) mod ipv6_listeners;
+pub(super) mod on_this_host;
 pub(super) mod orphans;
 pub(super) mod overlap;
 pub(super) mod signals;

@@ -61,7 +61,7 @@ impl TemplateSource {
 
 /// What is the same for every worker of this configuration, but for the files that are made for them and
 /// their limit of open files.
-fn worker_template(
+pub(super) fn worker_template(
     config: &Config,
     sockets: &SocketPaths,
     mut environment: Vec<(OsString, OsString)>,

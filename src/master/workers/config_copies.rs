@@ -77,6 +77,11 @@ impl ConfigCopies {
         Ok(Self { directory, template: template.to_owned(), owner })
     }
 
+    /// For one that only reads the template: no file can be made.
+    pub(crate) fn to_read(template: &Path) -> Self {
+        Self { directory: PathBuf::new(), template: template.to_owned(), owner: None }
+    }
+
     /// The text of the template, whose path counts from this directory if it is relative.
     pub(super) fn read_template(&self, base: &Path) -> Result<String, ConfigCopyError> {
         let path = base.join(&self.template);

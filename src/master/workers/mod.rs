@@ -66,7 +66,7 @@ pub(super) use output::{
     last_lines_of_files,
 };
 pub(super) use process_notes::{NotedProcesses, ProcessNotes};
-pub(super) use release::logical_directory;
+pub(super) use release::{logical_directory, missing_files};
 pub(super) use remains::{Look, RemainsNews};
 pub(super) use spawner::{SpawnOutcome, Spawner, Started};
 pub(super) use state_files::StateFiles;

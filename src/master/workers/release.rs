@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use super::config_copies::ConfigCopyError;
 use super::template::{ConfigTemplate, StartDirectory, Template};
 use crate::config::{Placeholder, PlaceholderText, is_reserved};
+use crate::master::error::causes;
 use crate::plan::Generation;
 use crate::process::{Account, FileId, Located, Program, ProgramFault, parse_env_file, with_ids};
 
@@ -371,6 +372,24 @@ pub(super) fn as_workers_or_self<T, E>(
         Ok(Err(error)) => look().map_err(|_| error),
         Err(_) => look(),
     }
+}
+
+/// What workers would be started from, and is not there: the first of the directory and the files that it takes, and
+/// each hook.
+pub(in crate::master) fn missing_files(template: &Template) -> Vec<String> {
+    let release = match Release::find_unnoticed(template, Generation::FIRST) {
+        Ok(release) => release,
+        Err(error) => return vec![causes(&error)],
+    };
+    let hooks = [
+        ("before_reload", &template.hooks.before_reload),
+        ("after_reload", &template.hooks.after_reload),
+    ];
+    let missing = |(key, words): (_, &Vec<PlaceholderText>)| {
+        let error = release.hook(template, words).err()?;
+        Some(format!("`hooks.{key}`: {}", causes(&error)))
+    };
+    hooks.into_iter().filter_map(missing).collect()
 }
 
 /// Reads something as this process may: secrets can be closed to workers, as for a service manager, which reads
