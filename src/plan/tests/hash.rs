@@ -1,12 +1,12 @@
 //! The kernel's hash, against vectors from C and against a second implementation.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 
 use super::super::jhash::{jhash, scale};
 use super::super::partition::hashed;
-use super::super::{Partition, Slot};
+use super::super::{HashInput, Partition, Slot};
 use super::{any_client, any_partition};
 
 /// (seed, key, hash, the hash scaled to 0..1024 and to 0..3).
@@ -131,6 +131,66 @@ proptest! {
         let [low, high] = words.map(u32::to_le_bytes);
         prop_assert_eq!(jhash([words[0]], seed), second_jhash(&low, seed));
         prop_assert_eq!(jhash(words, seed), second_jhash(&[low, high].concat(), seed));
+    }
+
+    #[test]
+    fn long_keys_hash_as_by_the_general_algorithm(words: [u32; 5], seed: u32) {
+        let bytes = words.map(u32::to_le_bytes).concat();
+        let [a, b, c, d, _] = words;
+        prop_assert_eq!(jhash([a, b, c], seed), second_jhash(&bytes[..12], seed));
+        prop_assert_eq!(jhash([a, b, c, d], seed), second_jhash(&bytes[..16], seed));
+        prop_assert_eq!(jhash(words, seed), second_jhash(&bytes, seed));
+    }
+
+    /// The key is the whole address and the port as they are in the packet; the port fills four bytes.
+    #[test]
+    fn a_connection_hashes_by_its_whole_address_and_port(
+        slots in 1..=Partition::MAX_SLOTS, client in any_client(), port: u16
+    ) {
+        let partition = Partition::connection(slots).unwrap();
+        prop_assert_eq!(partition.input(), Some(HashInput::Connection));
+        prop_assert_eq!(partition.slots(), slots);
+        let mut key = match client.to_canonical() {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        let address = key.len();
+        key.extend(port.to_be_bytes());
+        key.extend([0, 0]);
+        let slot = partition.slot_of_connection(SocketAddr::new(client, port));
+        let expected = scale(second_jhash(&key, Partition::DEFAULT_SEED), slots);
+        prop_assert_eq!(slot, Slot(expected));
+        // A client alone stands for its connections from port 0.
+        key[address..].fill(0);
+        let expected = scale(second_jhash(&key, Partition::DEFAULT_SEED), slots);
+        prop_assert_eq!(partition.slot_of(client), Slot(expected));
+    }
+
+    #[test]
+    fn a_partition_by_address_gives_all_connections_of_a_client_one_slot(
+        partition in any_partition(), client in any_client(), port: u16
+    ) {
+        let slot = partition.slot_of_connection(SocketAddr::new(client, port));
+        prop_assert_eq!(slot, partition.slot_of(client));
+        prop_assert_eq!(partition.input(), Some(HashInput::Address));
+    }
+
+    #[test]
+    fn a_drawn_slot_is_told_by_nothing(slots in 1..=Partition::MAX_SLOTS, client in any_client(), port: u16) {
+        let partition = Partition::random(slots).unwrap();
+        prop_assert_eq!(partition.input(), None);
+        prop_assert_eq!(partition.slots(), slots);
+        prop_assert_eq!(partition.slot_of_connection(SocketAddr::new(client, port)), Slot(0));
+        prop_assert_eq!(partition.of_input(HashInput::Connection), partition);
+    }
+
+    /// The clients of one seat are alike in the partition's own hash, and would stay together in it.
+    #[test]
+    fn survivors_are_told_by_another_seed_than_slots(slots in 1..=Partition::MAX_SLOTS, seed: u32) {
+        prop_assert_eq!(Partition::hash_seeded(slots, seed).unwrap().spread_seed(), !seed);
+        for partition in [Partition::random(slots), Partition::mask(1)] {
+            prop_assert_eq!(partition.unwrap().spread_seed(), !Partition::DEFAULT_SEED);
+        }
     }
 
     #[test]

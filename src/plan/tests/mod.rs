@@ -5,6 +5,7 @@ mod bad_input;
 mod changes;
 mod guard;
 mod hash;
+mod ids;
 mod lending;
 mod routes;
 
