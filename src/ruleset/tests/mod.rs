@@ -2,6 +2,7 @@
 
 mod kernel;
 mod lowering;
+mod names;
 mod raising;
 mod transitions;
 
