@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{Assignment, Partition, PlanError, Seat, Slot, Weights};
+use super::super::{Assignment, MAX_SEATS, Partition, PlanError, Seat, Slot, Weights};
 use super::any_weights;
 
 fn equal(seats: usize) -> Weights {
@@ -290,4 +290,27 @@ fn a_slot_too_many_stays_where_it_is_then_goes_to_the_largest_remainder_then_to_
     assert_eq!(shares(None, &[10.0, 10.0, 11.0]), [3, 2, 3], "the largest remainder");
     // By 4, 3 and 5 of 12: 2.67, 2 and 3.33. What comes out even gets none.
     assert_eq!(shares(None, &[4.0, 3.0, 5.0]), [3, 2, 3]);
+}
+
+/// Seats that were there keep their weights to each other. More seats than there can be are refused, and not
+/// fewer of them made.
+#[test]
+fn seats_that_join_get_the_mean_weight() {
+    let weights = Weights::new(&[1.0, 3.0, 8.0]).unwrap();
+    assert_eq!(weights.resized(5), Weights::new(&[1.0, 3.0, 8.0, 4.0, 4.0]));
+    assert_eq!(weights.resized(3).as_ref(), Ok(&weights));
+    assert_eq!(weights.resized(2), Weights::new(&[1.0, 3.0]));
+    assert_eq!(weights.resized(0), Err(PlanError::WorkerCount { workers: 0 }));
+    let most = usize::from(MAX_SEATS);
+    assert_eq!(weights.resized(most).unwrap().seats(), most);
+    assert!(matches!(weights.resized(most + 1), Err(PlanError::WorkerCount { .. })));
+}
+
+proptest! {
+    #[test]
+    fn the_same_weights_are_made_of_their_shares(weights in (1..40usize).prop_flat_map(any_weights)) {
+        let weights = Weights::new(&weights).unwrap();
+        prop_assert_eq!(weights.shares().len(), weights.seats());
+        prop_assert_eq!(Weights::new(&weights.shares()), Ok(weights));
+    }
 }

@@ -66,6 +66,16 @@ proptest! {
     }
 
     #[test]
+    fn a_digest_is_written_in_one_way(digest: u32) {
+        let text = format!("slots_{digest:08x}");
+        prop_assert_eq!(SetName::parse(&text), Some(SetName::Slots(Digest(digest))));
+        prop_assert_eq!(SetName::parse(&format!("slots_0{digest:08x}")), None);
+        prop_assert_eq!(SetName::parse(&format!("slots_+{digest:08x}")), None);
+        let upper = format!("slots_{digest:08X}");
+        prop_assert_eq!(SetName::parse(&upper).is_some(), upper == text);
+    }
+
+    #[test]
     fn a_seat_is_written_in_one_way(seat: u16) {
         let text = format!("seat_{seat}");
         prop_assert_eq!(ChainName::parse(&text), Some(ChainName::Seat(Seat(seat))));
