@@ -4,6 +4,7 @@ mod kernel;
 mod lowering;
 mod names;
 mod raising;
+mod text;
 mod transitions;
 
 use proptest::prelude::*;
