@@ -120,7 +120,15 @@ fn steps(lab: &Lab) {
     // 2.
     let check = String::from_utf8(verb("check").stdout).unwrap();
     assert!(check.contains("rules and servers of others: none in the way"), "{check}");
-    // 3. The old master has ended already, and has left its socket. 4.
+    // 3. The old master has ended already, and has left its socket. SIGUSR2 does nothing now; from the next
+    // step on it would cut connections in the moments in which a worker is connected, and not yet refused.
+    old.iter().for_each(|pid| signal(*pid, Signal::SIGUSR2));
+    for worker in &older.workers {
+        wait_until("the note of the signal", Duration::from_secs(5), || {
+            worker.output().contains("SIGUSR2 without a master")
+        });
+    }
+    // 4.
     let mut cluster = Cluster::from_file(lab, &file);
     cluster.start_master(&["node".into(), worker.clone().into()]);
     let status = cluster.wait_until_settled(2);
@@ -139,8 +147,7 @@ fn steps(lab: &Lab) {
         assert!(ours.contains(&connect(lab, client).by().pid), "client {client}");
     }
     held.echo("it stays where it is").unwrap();
-    // 6. What the page said once does nothing.
-    old.iter().for_each(|pid| signal(*pid, Signal::SIGUSR2));
+    // 6.
     let holder = held.by().pid;
     shell(lab, &commands(6));
     for worker in &mut older.workers {

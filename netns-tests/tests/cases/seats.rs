@@ -63,7 +63,7 @@ fn cannot_run(lab: &Lab) {
         let lines: Vec<&str> = output.lines().filter(|line| line.contains(command)).collect();
         let [line] = lines[..] else { panic!("{command} is named once:\n{output}") };
         assert!(line.starts_with("error: cannot run program") && line.contains(errno), "{line}");
-        assert!(output.contains("hint: `command`"), "{output}");
+        assert!(output.contains("hint: what `command`"), "{output}");
     }
 }
 
