@@ -61,7 +61,7 @@ impl Nftlb {
     }
 }
 
-/// It reads an object only if its name comes first (findings/nftlb-reads-objects-in-order.sh), so this is no
+/// It reads an object only if its name comes first (findings/nftlb-reads-members-in-order.sh), so this is no
 /// work for a library that sorts.
 fn farm(stage: &Stage, backends: &Backends) -> String {
     let backend = |(seat, port): (usize, u16)| {
