@@ -26,7 +26,7 @@ try() { # FILE: loads it, and serves for 3 s if it can: status 124 is that of ti
     local status=0
     unshare --net sh -c 'ip link set lo up; ip address add 10.9.0.1/24 dev lo
         timeout 3 root/usr/sbin/nftlb -l 4 -L 1 -k key -H 127.0.0.1 -c "$1"; echo "exit status $?"; nft list ruleset' \
-        sh loads "$1" >"$1.seen" 2>&1 || status=$?
+        loads "$1" >"$1.seen" 2>&1 || status=$?
     echo "nftlb $version, $1: $(grep -c 'error parsing' "$1.seen" || true) errors, $(grep 'exit status' "$1.seen")," \
         "$(grep -c '20000' "$1.seen" || true) rules with the backend's port"
     return $status
