@@ -2,8 +2,8 @@
 //! what is needed and runs this.
 //!
 //! ```text
-//! peers [libtest arguments]     measures; cases are called peers::NAME
-//! peers page RESULTS DOCS       writes the tables and plots of DOCS/performance.md from what was measured
+//! peers [libtest arguments]     measures; cases are called peers::NAME and scaling::NAME
+//! peers page HOME DOCS          writes the tables and plots of DOCS/performance.md from what was measured
 //! ```
 
 mod backends;
@@ -17,6 +17,7 @@ mod page;
 mod plot;
 mod proxies;
 mod rules;
+mod scaling;
 mod servers;
 mod sockets;
 mod stage;
@@ -32,6 +33,7 @@ use netns_tests::{Case, Lab};
 
 use figure::{Measured, Outcome, SIZES};
 use measure::{Effort, Figures};
+use scaling::Axis;
 use stage::Stage;
 use table::{PEERS, Peer};
 
@@ -48,8 +50,8 @@ fn main() -> ExitCode {
     }
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     match arguments.as_slice() {
-        [verb, results, docs] if verb == "page" => {
-            page::write(Path::new(results), Path::new(docs)).expect("the page can be written");
+        [verb, home, docs] if verb == "page" => {
+            page::write(Path::new(home), Path::new(docs)).expect("the page can be written");
             ExitCode::SUCCESS
         }
         _ => netns_tests::run(cases()),
@@ -57,11 +59,27 @@ fn main() -> ExitCode {
 }
 
 fn cases() -> impl Iterator<Item = Case> {
-    PEERS.iter().map(|peer| {
+    let scaling = Axis::ALL.map(|axis| {
+        let case = Case::new(axis.name(), measure_scaling).in_topic("scaling").serial();
+        case.limit(Duration::from_secs(900)).on_request()
+    });
+    let peers = PEERS.iter().map(|peer| {
         let case = Case::new(peer.name, measure).in_topic("peers").serial();
         let case = case.limit(Duration::from_secs(900));
         if peer.in_ci { case } else { case.on_request() }
-    })
+    });
+    peers.chain(scaling)
+}
+
+fn measure_scaling(lab: &Lab) {
+    let (_, name) = lab.name().split_once("::").expect("a case has a topic");
+    let axis = Axis::ALL.into_iter().find(|axis| axis.name() == name).expect("an axis");
+    match scaling::measure(lab, axis, env::var_os(QUICK).is_some()) {
+        Ok(scaling) => {
+            scaling.save(&servers::home().join("scaling")).expect("a result can be written");
+        }
+        Err(fault) => panic!("{name}: {fault}"),
+    }
 }
 
 fn measure(lab: &Lab) {

@@ -13,7 +13,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::figure::{Figure, Outcome, Quantile, SIZES};
 use super::kernel::{self, Used};
-use super::stage::{Balancer, Fault, Later, wait_for};
+use super::stage::{self, Balancer, Fault, Later, wait_for};
 
 /// How many client addresses there are.
 const CLIENTS: u16 = 1000;
@@ -286,24 +286,8 @@ impl Http {
     }
 }
 
-fn connect(
-    balancer: &dyn Balancer,
-    client: IpAddr,
-    target: SocketAddr,
-) -> Result<TcpStream, Fault> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
-    let open = || -> io::Result<TcpStream> {
-        let socket =
-            socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        bind(&socket, &SocketAddr::new(client, 0))?;
-        let stream = TcpStream::from(socket);
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(Held::TIME_OUT))?;
-        stream.set_read_timeout(Some(Held::TIME_OUT))?;
-        connect(&stream, &target)?;
-        Ok(stream)
-    };
-    Ok(balancer.stage().network.client().run_in(open)??)
+fn connect(balancer: &dyn Balancer, from: IpAddr, to: SocketAddr) -> Result<TcpStream, Fault> {
+    Ok(balancer.stage().network.client().run_in(|| stage::connect(from, to))??)
 }
 
 /// Some clients send lines, and another one for each that has come back.

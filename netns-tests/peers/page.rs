@@ -7,25 +7,33 @@ use std::path::Path;
 use std::process::Command;
 
 use super::figure::{Figure, Measured, Outcome, Quantile, SIZES};
-use super::plot::{Bar, bars};
+use super::plot::{Bar, Line, bars};
+use super::scaling::{Axis, Cost, Scaling};
 use super::table::{PEERS, Peer};
 
-const BEGIN: &str = "<!-- peers: written by netns-tests/peers/run -->\n";
-const END: &str = "<!-- end of peers -->\n";
-
 /// Writes what was measured between the marks of the page, in the order of [`PEERS`], and the plots.
-pub(crate) fn write(results: &Path, docs: &Path) -> io::Result<()> {
-    let all = Measured::read(results)?;
+pub(crate) fn write(home: &Path, docs: &Path) -> io::Result<()> {
     let page = docs.join("performance.md");
     let text = fs::read_to_string(&page)?;
+    let text = replaced(&text, "peers", &peers(&home.join("results"), docs)?)?;
+    let text = replaced(&text, "scaling", &scaling(&home.join("scaling"), docs)?)?;
+    fs::write(page, text)
+}
+
+/// The page with another text between its marks of this name.
+fn replaced(page: &str, name: &str, between: &str) -> io::Result<String> {
+    let begin = format!("<!-- {name}: written by netns-tests/peers/run -->\n");
+    let end = format!("<!-- end of {name} -->\n");
     let missing =
-        || io::Error::new(ErrorKind::InvalidData, format!("no mark {BEGIN:?} in the page"));
-    let (before, rest) = text.split_once(BEGIN).ok_or_else(missing)?;
-    let (_, after) = rest.split_once(END).ok_or_else(missing)?;
-    let tables: Vec<String> = TABLES.iter().map(|table| table.write(&all)).collect();
-    let text =
-        format!("{before}{BEGIN}\n{}\n\n{}{END}{after}", machine(results)?, tables.join("\n"));
-    fs::write(page, text)?;
+        || io::Error::new(ErrorKind::InvalidData, format!("no mark {begin:?} in the page"));
+    let (before, rest) = page.split_once(&begin).ok_or_else(missing)?;
+    let (_, after) = rest.split_once(&end).ok_or_else(missing)?;
+    Ok(format!("{before}{begin}\n{between}\n{end}{after}"))
+}
+
+fn peers(results: &Path, docs: &Path) -> io::Result<String> {
+    let all = Measured::read(results)?;
+    let mut parts = vec![measured_on(results)?];
     for plot in PLOTS {
         let bars_of = PEERS.iter().filter_map(|peer| {
             let value = all.get(peer.name)?.value(plot.figure)?;
@@ -34,7 +42,77 @@ pub(crate) fn write(results: &Path, docs: &Path) -> io::Result<()> {
         let path = docs.join("images").join(plot.file);
         bars(&path, plot.title, &bars_of.collect::<Vec<_>>()).map_err(io::Error::other)?;
     }
-    Ok(())
+    for table in TABLES {
+        parts.push(table.write(&all).trim_end().to_owned());
+        parts.extend(table.plots.iter().map(|file| format!("![{}](images/{file})", title(file))));
+    }
+    Ok(parts.join("\n\n") + "\n")
+}
+
+fn title(file: &str) -> &'static str {
+    PLOTS.iter().find(|plot| plot.file == file).map_or("", |plot| plot.title)
+}
+
+/// A table and a plot for each axis. The last line is the exponent with which a cost has grown from the last
+/// number but one to the last: 1 is linear.
+fn scaling(directory: &Path, docs: &Path) -> io::Result<String> {
+    let mut parts = Vec::new();
+    for axis in Axis::ALL {
+        let Some(scaling) = Scaling::read(directory, axis)? else { continue };
+        let cost = |point: &(u32, Vec<(Cost, f64)>), cost: Cost| {
+            point.1.iter().find(|(it, _)| *it == cost).map(|(_, value)| *value)
+        };
+        let first = scaling.points.first();
+        let costs = Cost::ALL.into_iter();
+        let costs = costs.filter(|it| first.is_some_and(|point| cost(point, *it).is_some()));
+        let costs: Vec<Cost> = costs.collect();
+        let titles: Vec<&str> = costs.iter().map(|cost| cost.title()).collect();
+        let mut table = format!(
+            "| {} | {} |\n|---|{}\n",
+            axis.name(),
+            titles.join(" | "),
+            "---|".repeat(costs.len())
+        );
+        let mut line = |name: &str, cell: &dyn Fn(Cost) -> Option<String>| {
+            let cells: Vec<String> = costs.iter().map(|it| cell(*it).unwrap_or_default()).collect();
+            table += &format!("| {name} | {} |\n", cells.join(" | "));
+        };
+        for point in &scaling.points {
+            line(&point.0.to_string(), &|it| cost(point, it).map(rounded));
+        }
+        if let [.., before, last] = scaling.points.as_slice()
+            && before.0 > 0
+        {
+            line("exponent", &|it| {
+                let grown = cost(last, it)? / cost(before, it)?;
+                let more = f64::from(last.0) / f64::from(before.0);
+                Some(format!("{:.2}", grown.ln() / more.ln()))
+            });
+        }
+        parts.push(table.trim_end().to_owned());
+        let line = |it: &Cost| {
+            let points = scaling.points.iter().filter(|point| point.0 > 0);
+            let points = points.filter_map(|point| Some((point.0.into(), cost(point, *it)?)));
+            (it.title(), points.collect())
+        };
+        let lines: Vec<Line> = costs.iter().map(line).collect();
+        let file = format!("scaling-{}.svg", axis.name());
+        let path = docs.join("images").join(&file);
+        super::plot::lines(&path, axis.name(), &lines).map_err(io::Error::other)?;
+        parts.push(format!("![costs by the number of {}](images/{file})", axis.name()));
+    }
+    Ok(parts.join("\n\n") + "\n")
+}
+
+/// Three digits that mean something.
+fn rounded(value: f64) -> String {
+    match value {
+        0.0..0.1 => format!("{value:.4}"),
+        0.1..1.0 => format!("{value:.3}"),
+        1.0..10.0 => format!("{value:.2}"),
+        10.0..100.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
 }
 
 fn is_ours(peer: &Peer) -> bool {
@@ -42,7 +120,7 @@ fn is_ours(peer: &Peer) -> bool {
 }
 
 /// What it was measured on, from what the machine and the repository say now.
-fn machine(results: &Path) -> io::Result<String> {
+fn measured_on(results: &Path) -> io::Result<String> {
     let newest =
         fs::read_dir(results)?.flatten().filter_map(|file| file.metadata().ok()?.modified().ok());
     let seconds = newest.max().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
@@ -91,6 +169,8 @@ const PLOTS: &[Plot] = &[
 /// A table: a line for each balancer.
 struct Table {
     columns: &'static [Column],
+    /// The files of the plots behind it.
+    plots: &'static [&'static str],
 }
 
 struct Column {
@@ -131,6 +211,7 @@ const TABLES: &[Table] = &[
                 cell: Cell::YesNo(Figure::Address),
             },
         ],
+        plots: &["peers-rate.svg", "peers-processor-time.svg"],
     },
     Table {
         columns: &[
@@ -151,6 +232,7 @@ const TABLES: &[Table] = &[
                 cell: Cell::Lost(Figure::StoppedLost, None),
             },
         ],
+        plots: &["peers-reload.svg"],
     },
     Table {
         columns: &[
@@ -161,6 +243,7 @@ const TABLES: &[Table] = &[
             Column { title: "processor at rest, ms/s", cell: Cell::Sizes(Figure::Idle, 2) },
             Column { title: "wake-ups/s", cell: Cell::Sizes(Figure::WakeUps, 1) },
         ],
+        plots: &["peers-memory.svg"],
     },
 ];
 

@@ -4,7 +4,8 @@ use std::error::Error;
 use std::path::Path;
 
 use plotters::prelude::{
-    BLACK, ChartBuilder, Color, IntoDrawingArea, RGBColor, Rectangle, SVGBackend, Text, WHITE,
+    BLACK, ChartBuilder, Color, IntoDrawingArea, IntoLogRange, LineSeries, Palette, Palette99,
+    RGBColor, Rectangle, SVGBackend, SeriesLabelPosition, Text, WHITE,
 };
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{IntoFont, IntoTextStyle};
@@ -66,6 +67,49 @@ pub(crate) fn bars(
         let name = Text::new(bar.name.clone(), (x - 8, y), left.clone());
         root.draw(&name).map_err(|error| failed(&error))?;
     }
+    root.present().map_err(|error| failed(&error))?;
+    Ok(())
+}
+
+/// A line of a plot: its name, and for each number a value.
+pub(crate) type Line = (&'static str, Vec<(f64, f64)>);
+
+/// Draws lines with logarithmic scales: what is linear rises as steeply as the diagonal of a decade.
+pub(crate) fn lines(
+    path: &Path,
+    what: &str,
+    lines: &[Line],
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let all = || lines.iter().flat_map(|(_, points)| points);
+    let range = |of: fn(&(f64, f64)) -> f64| {
+        let values = || all().map(of);
+        values().fold(f64::MAX, f64::min)..values().fold(f64::MIN_POSITIVE, f64::max)
+    };
+    let (x, y) = (range(|point| point.0), range(|point| point.1));
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
+    let root = SVGBackend::new(path, (760, 460)).into_drawing_area();
+    root.fill(&WHITE).map_err(|error| failed(&error))?;
+    let mut chart = ChartBuilder::on(&root)
+        .margin(10)
+        .set_label_area_size(plotters::prelude::LabelAreaPosition::Left, 60)
+        .set_label_area_size(plotters::prelude::LabelAreaPosition::Bottom, 40)
+        .build_cartesian_2d((x.start..x.end).log_scale(), (y.start / 2.0..y.end * 2.0).log_scale())
+        .map_err(|error| failed(&error))?;
+    chart.configure_mesh().x_desc(what).draw().map_err(|error| failed(&error))?;
+    for (number, (name, points)) in lines.iter().enumerate() {
+        let color = Palette99::pick(number).stroke_width(2);
+        let series = LineSeries::new(points.iter().copied(), color);
+        let drawn = chart.draw_series(series.point_size(2)).map_err(|error| failed(&error))?;
+        drawn
+            .label(*name)
+            .legend(move |(x, y)| Rectangle::new([(x, y - 2), (x + 14, y + 1)], color));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .draw()
+        .map_err(|error| failed(&error))?;
     root.present().map_err(|error| failed(&error))?;
     Ok(())
 }

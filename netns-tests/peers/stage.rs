@@ -4,16 +4,19 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipcluster::lab::{LabError, Network};
+use ipcluster::lab::{Held, LabError, Network};
 use netns_tests::find;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use nix::unistd::Pid;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 /// How long anything is waited for that a balancer does by itself.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,6 +71,20 @@ pub(crate) fn installed(program: &str, package: &str) -> Result<PathBuf, Fault> 
     find(program).ok_or_else(|| {
         Fault::Failed(format!("no program `{program}`: install the Debian package `{package}`"))
     })
+}
+
+/// Connects from one of the client's addresses, in the namespace of the calling thread.
+pub(crate) fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // The port is chosen when the other side is known, so that there are as many for each of those.
+    setsockopt(&socket, IpBindAddressNoPort, &true)?;
+    bind(&socket, &SocketAddr::new(from, 0))?;
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(Held::TIME_OUT))?;
+    stream.set_read_timeout(Some(Held::TIME_OUT))?;
+    rustix::net::connect(&stream, &to)?;
+    Ok(stream)
 }
 
 /// Looks every millisecond whether `condition` holds.
