@@ -106,7 +106,7 @@ pub(crate) fn lines(
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE.mix(0.8))
         .draw()
         .map_err(|error| failed(&error))?;
