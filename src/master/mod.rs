@@ -26,7 +26,7 @@
 //! | a worker listens | while one is starting, its sockets are looked for every 10 ms (sock_diag) | health |
 //! | a worker does not answer, or answers again | checks every 100 ms: `supervisor::HealthDetector` says which | health |
 //! | a worker says something of itself | the socket of `NOTIFY_SOCKET`, of which a part is read at a time | health |
-//! | a retired worker's connections end | they are counted every 100 ms, in a thread (sock_diag, conntrack) | workers |
+//! | a retired worker's connections end | they are counted in a thread (sock_diag, conntrack): every 100 ms, and after a 20th of the time since the last one was retired, at most 5 s, while all just serve | workers |
 //! | a worker speaks | the control socket, or one of the workers' own | workers |
 //! | a worker's memory grows | it is measured every second, in a thread (statm; smaps_rollup when asked for) | workers |
 //! | an operator asks | the control socket, or a [`Handle`]; for a status connections are counted in a thread | operators |

@@ -301,7 +301,7 @@ pub struct Sockets {
 #[cfg(test)]
 impl Sockets {
     /// No connection, and nothing looked at.
-    pub(super) const NONE: Self = Self {
+    pub(crate) const NONE: Self = Self {
         queued: 0,
         half_open: 0,
         established: 0,

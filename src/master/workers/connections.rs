@@ -1,6 +1,7 @@
 //! Counting the connections that retired and ended workers still have, in a thread.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,19 +9,16 @@ use tokio::sync::mpsc;
 
 use super::counted::CountedWorkers;
 use super::counting::{CountError, count_all};
-use super::draining::Draining;
+use super::draining::{Draining, Due, rest_after};
 use super::handshakes::Handshakes;
 use crate::master::background::BackgroundThread;
 use crate::master::error::MasterError;
 use crate::master::log_limit::LogLimiter;
-use crate::master::waiting::{Periodic, receive};
+use crate::master::waiting::{receive, rest_until};
 use crate::plan::Port;
 use crate::process::OwnConnections;
 use crate::protocol::WorkerId;
 use crate::supervisor::{Input, Sockets, Supervisor};
-
-/// How often connections are counted.
-const INTERVAL: Duration = Duration::from_millis(100);
 
 /// The sockets of workers, if they could be counted.
 pub(crate) type Counts = Result<BTreeMap<WorkerId, Sockets>, CountError>;
@@ -33,7 +31,8 @@ pub(super) struct Connections {
     thread: BackgroundThread,
     sender: mpsc::UnboundedSender<Counts>,
     counts: mpsc::UnboundedReceiver<Counts>,
-    due: Periodic,
+    /// What the count under way has to do with: workers, and which of them are settled.
+    under_way: (CountedWorkers, BTreeSet<WorkerId>),
     failures: LogLimiter,
     idle: IdleLooks,
     entries: EntryLooks,
@@ -95,7 +94,7 @@ impl Connections {
             thread: BackgroundThread::new("drain-counter")?,
             sender,
             counts,
-            due: Periodic::every(INTERVAL),
+            under_way: Default::default(),
             failures: LogLimiter::default(),
             idle: IdleLooks { limit: idle, not_before: None },
             entries: EntryLooks::default(),
@@ -107,24 +106,38 @@ impl Connections {
         self.idle.limit = idle;
     }
 
-    /// Two things to wait for: the end of a count, and the time for the next one.
-    pub(super) fn wait(&mut self) -> (impl Future<Output = Counts>, impl Future<Output = ()>) {
-        (receive(&mut self.counts), self.due.tick())
+    /// Two things to wait for: the end of a count, and the time for the next one. `newest` is the moment in which a
+    /// worker was last retired.
+    pub(super) fn wait(
+        &mut self,
+        newest: Option<Instant>,
+    ) -> (impl Future<Output = Counts>, impl Future<Output = ()>) {
+        let due = self.draining.due(newest);
+        let is_time = async move {
+            match due {
+                Due::At(at) => rest_until(at).await,
+                Due::Never => future::pending().await,
+            }
+        };
+        (receive(&mut self.counts), is_time)
     }
 
     /// Whether it is time for a [count](Self::count).
-    pub(super) fn may_count(&self) -> bool {
-        self.draining.may_begin(Instant::now())
+    pub(super) fn may_count(&self, newest: Option<Instant>) -> bool {
+        match self.draining.due(newest) {
+            Due::At(at) => at.is_none_or(|at| at <= Instant::now()),
+            Due::Never => false,
+        }
     }
 
-    /// Begins a count, if it is time for one. `retired` are workers that are retired or have left
-    /// listening sockets.
+    /// Begins a count, for which it [is time](Self::may_count). `retired` are workers that are retired or have
+    /// left listening sockets.
     pub(super) fn count(&mut self, retired: CountedWorkers, supervisor: &Supervisor) {
         let settled = supervisor.workers().filter(|worker| worker.is_settled());
-        let settled = settled.map(|worker| worker.id).collect();
+        let settled: BTreeSet<WorkerId> = settled.map(|worker| worker.id).collect();
+        self.under_way = (retired.clone(), settled.clone());
         let (now, own) = (Instant::now(), Arc::clone(&self.own));
-        let began = self.draining.begin(retired, settled, supervisor.plan(), own, now);
-        let Some(mut wanted) = began else { return };
+        let mut wanted = self.draining.begin(retired, settled, supervisor.plan(), own, now);
         if !wanted.settled.is_empty() {
             wanted.idle = self.idle.begin(now);
             wanted.entries = self.entries.begin(now);
@@ -142,9 +155,13 @@ impl Connections {
     }
 
     /// Ends a count.
-    pub(super) fn end(&mut self) {
+    pub(super) fn end(&mut self, counts: &Counts) {
         let now = Instant::now();
-        self.draining.end(now);
+        let (retired, settled) = std::mem::take(&mut self.under_way);
+        let none = BTreeMap::new();
+        // After one that failed nothing is known.
+        let counts = counts.as_ref().unwrap_or(&none);
+        self.draining.end(rest_after(counts, &retired, &settled, self.idle.limit), now);
         self.entries.end(now);
     }
 

@@ -6,7 +6,7 @@
 //! | the exit of a worker (pidfd) | its clients are steered away at once; the rest of its process group is reaped |
 //! | the thread that starts workers | a worker is taken in, or could not be started |
 //! | the control socket | a worker joins, tells something, or its connection ends |
-//! | 100 ms, while workers drain | their connections are counted, in a thread |
+//! | 100 ms to 5 s, while workers drain | their connections are counted, in a thread |
 //! | a second | their memory is measured, in a thread |
 //! | 50 ms | what they print is passed on |
 

@@ -178,6 +178,14 @@ async fn next_orphan(ended: &mut Option<Signal>, not_before: Option<Instant>) {
     }
 }
 
+/// The moment in which a worker was last retired, of those that are.
+fn newest_retired(supervisor: &Supervisor, now: Timestamp) -> Option<Instant> {
+    let is_retired = |worker: &&Worker| worker.state() == WorkerState::Retired;
+    let since = supervisor.workers().filter(is_retired).map(Worker::since).max()?;
+    // An `Instant` is of the same clock, but does not tell its time.
+    Instant::now().checked_sub(now.since(since))
+}
+
 /// Whether a worker is being started, and it is not known yet as which process.
 fn awaits_start(supervisor: &Supervisor) -> bool {
     supervisor.workers().any(|worker| worker.pid.is_none())
@@ -233,6 +241,7 @@ impl Workers {
     ) -> (impl Future<Output = Life>, impl Future<Output = LinkEvent>, impl Future<Output = Task>)
     {
         let is_draining = self.is_draining(supervisor);
+        let newest = newest_retired(supervisor, clock.now());
         let (is_running, has_unreaped) = (self.is_running(), self.remains.has_unreaped());
         let is_sampling = is_running && (supervisor.limits_memory() || shows_memory);
         let output_at = is_running.then_some(self.output_at);
@@ -241,7 +250,7 @@ impl Workers {
         let child_ended = next_orphan(&mut self.child_ended, self.orphans_not_before);
         let (looked, look) = remains.wait();
         let told = self.teller.next();
-        let (counted, count) = connections.wait();
+        let (counted, count) = connections.wait(newest);
         let (sample, sampled) = memory.wait();
         let life = async move {
             tokio::select! {
@@ -631,7 +640,7 @@ impl Workers {
 
     /// Begins a count of the connections of workers that are retired or ended, if it is time for one.
     fn count_connections(&mut self, supervisor: &Supervisor, now: Timestamp) {
-        if !self.connections.may_count() {
+        if !self.connections.may_count(newest_retired(supervisor, now)) {
             return;
         }
         let mut retired = self.counted(supervisor, |state| state == WorkerState::Retired, now);
@@ -667,7 +676,7 @@ impl Workers {
         supervisor: &Supervisor,
         now: Timestamp,
     ) -> VecDeque<Input> {
-        self.connections.end();
+        self.connections.end(&counts);
         self.release_ports();
         if self.connections.has_gone() {
             self.count_connections(supervisor, now);
