@@ -35,6 +35,7 @@ mod unit;
 mod unmanaged;
 mod wait;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use args::{Arguments, Verb};
 use failed::Failed;
 
+use crate::config::{Setting, setting_called};
 use crate::control::ControlDir;
 use crate::master::{MasterError, causes};
 use crate::nft::NftError;
@@ -56,16 +58,11 @@ pub fn main() -> ExitCode {
         Err(failed) => return failed.report(),
     }
     let arguments = Arguments::try_parse().unwrap_or_else(|error| {
-        if error.kind() == ErrorKind::InvalidSubcommand
-            && let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
-            && let Some(meant) = meant_verb(verb)
-        {
-            // Without stderr only the exit code is left.
-            let _ = without_similar(error).print();
-            let _ = writeln!(std::io::stderr(), "hint: {meant}");
-            std::process::exit(2);
-        }
-        error.exit()
+        let Some(meant) = meant(&error, std::env::args_os().nth(1)) else { error.exit() };
+        // Without stderr only the exit code is left.
+        let _ = without_similar(error).print();
+        let _ = writeln!(std::io::stderr(), "hint: {meant}");
+        std::process::exit(2);
     });
     match carry_out(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -73,10 +70,45 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The error without verbs that are merely spelled alike: where the hint knows what is meant, they mislead
+/// What is meant by a verb, or by a flag of `verb`, that other programs have.
+fn meant(error: &clap::Error, verb: Option<OsString>) -> Option<String> {
+    let given = |kind| match error.get(kind) {
+        Some(ContextValue::String(given)) => Some(given.as_str()),
+        _ => None,
+    };
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            meant_verb(given(ContextKind::InvalidSubcommand)?).map(str::to_owned)
+        }
+        ErrorKind::UnknownArgument
+            if verb.is_some_and(|verb| TAKE_SETTINGS.iter().any(|it| verb == *it)) =>
+        {
+            let flag = given(ContextKind::InvalidArg)?;
+            let setting = setting_called(flag.strip_prefix("--")?)?;
+            let flags = (setting.flag != Setting::COMMAND_LINE).then_some(setting);
+            Some(match flags {
+                Some(Setting { flag: known, takes, .. }) => {
+                    format!("{flag} is called {known} here: {known} {takes}")
+                }
+                None => format!(
+                    "what {flag} gives elsewhere stands at the end here: -- COMMAND [ARGUMENTS...]"
+                ),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// The verbs that have a flag for each setting.
+const TAKE_SETTINGS: [&str; 3] = ["run", "plan", "unit"];
+
+/// The error without verbs or flags that are merely spelled alike: where the hint knows what is meant, they mislead
 /// (`restart` is no `retire`).
 fn without_similar(mut error: clap::Error) -> clap::Error {
     error.remove(ContextKind::SuggestedSubcommand);
+    error.remove(ContextKind::SuggestedArg);
+    // That a flag may be a value, after `--`.
+    error.remove(ContextKind::Suggested);
     error
 }
 
@@ -88,12 +120,33 @@ fn meant_verb(verb: &str) -> Option<&'static str> {
              ones at once"
         }
         "start" | "up" => "`ipcluster run` starts a cluster",
-        "ps" | "ls" | "list" | "show" => "`ipcluster status` lists the workers",
+        "daemon" | "serve" | "master" | "daemonize" => {
+            "`ipcluster run` is the daemon, and stays in the foreground; `ipcluster unit` writes a systemd unit for it"
+        }
+        "init" | "new" | "setup" | "create" => {
+            "`ipcluster config --example` prints a configuration file with every setting; `ipcluster run` starts a \
+             cluster"
+        }
+        "install" | "enable" | "startup" | "service" | "systemd" => {
+            "`ipcluster unit` writes a systemd unit, which starts the cluster with the system"
+        }
+        "version" => "`ipcluster --version` says which release this is",
+        "ps" | "ls" | "list" | "show" | "info" | "describe" | "inspect" => {
+            "`ipcluster status` lists the workers"
+        }
         "kill" | "down" | "delete" | "quit" | "exit" | "shutdown" => {
             "`ipcluster stop` ends a cluster, `ipcluster retire` replaces one worker"
         }
         "log" => "`ipcluster logs` shows what workers have printed",
-        "monit" | "dashboard" => "`ipcluster top` shows the cluster live",
+        "monit" | "monitor" | "dashboard" => "`ipcluster top` shows the cluster live",
+        "undo" | "revert" => "`ipcluster rollback` puts the generation before in force again",
+        "drain" => {
+            "`ipcluster stop` ends a cluster when its connections have ended, `ipcluster retire` replaces one worker"
+        }
+        "uninstall" | "remove" | "rm" | "clean" | "cleanup" => {
+            "`ipcluster stop` ends a cluster; `ipcluster flush` removes the rules of one whose master is gone"
+        }
+        "settings" | "env" => "`ipcluster config` shows the settings in force",
         "test" | "validate" | "configtest" => "`ipcluster check -c FILE` checks a configuration",
         _ => return None,
     })
@@ -116,7 +169,7 @@ fn carry_out(arguments: Arguments) -> Result<(), Failed> {
         Verb::Status(status) => status::run(&directory()?, status),
         Verb::Top(cluster) => top::run(&directory()?, cluster),
         Verb::Events(cluster) => events::run(&directory()?, cluster),
-        Verb::Wait(wait) => wait::run(&directory()?, wait),
+        Verb::Wait(wait) => wait::run(directory, wait),
         Verb::Logs(logs) => logs::run(&directory()?, logs),
         Verb::Scale(scale) => scale::run(&directory()?, scale),
         Verb::Stop(stop) => stop::run(&directory()?, stop),
@@ -157,5 +210,42 @@ mod tests {
             let shown = without_similar(error).to_string();
             assert!(shown.contains(verb) && !shown.contains(similar), "{shown}");
         }
+    }
+    #[test]
+    fn verbs_of_other_programs_are_answered_with_verbs_that_there_are() {
+        for (verb, meant) in [
+            ("init", "config --example"),
+            ("daemon", "run"),
+            ("version", "--version"),
+            ("enable", "unit"),
+            ("undo", "rollback"),
+            ("rm", "flush"),
+        ] {
+            let hint = meant_verb(verb).unwrap();
+            assert!(hint.contains(&format!("`ipcluster {meant}`")), "{verb}: {hint}");
+            for command in hint.split('`').skip(1).step_by(2).filter(|it| it.contains(' ')) {
+                let error = Arguments::try_parse_from(command.split(' ')).err();
+                let kind = error.map(|error| error.kind());
+                let missing = Some(ErrorKind::MissingRequiredArgument);
+                let shown = Some(ErrorKind::DisplayVersion);
+                assert!(kind.is_none() || kind == missing || kind == shown, "{command}: {kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn flags_of_other_programs_are_answered_with_those_of_a_setting() {
+        let hint = |line: &str| {
+            let error = Arguments::try_parse_from(line.split(' ')).unwrap_err();
+            let shown = meant(&error, line.split(' ').nth(1).map(Into::into));
+            (shown, without_similar(error).to_string())
+        };
+        let (shown, error) = hint("ipcluster run --instances 4 -- server");
+        assert_eq!(shown.unwrap(), "--instances is called --workers here: --workers N");
+        assert!(error.contains("--instances") && !error.contains("tip"), "{error}");
+        let (shown, _) = hint("ipcluster run --cmd server");
+        assert!(shown.unwrap().ends_with("stands at the end here: -- COMMAND [ARGUMENTS...]"));
+        assert_eq!(hint("ipcluster status --port 80").0, None);
+        assert_eq!(hint("ipcluster run --wrokers 80").0, None);
     }
 }

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::Origin;
+use super::other_programs::{example, setting_called};
 use crate::plan::PlanError;
 
 /// Why there is no [`Config`](super::Config). Each error names the setting by its key, says where its
@@ -97,12 +98,26 @@ impl ConfigError {
     /// What to do about it, where the message does not say that already.
     pub fn hint(&self) -> Option<String> {
         let Self::UnknownKey { key, near: Some(near), .. } = self else { return None };
-        Some(match key.rsplit_once('.') {
-            Some((table, name)) if name == *near => format!(
-                "`{name}` belongs to no table: put it above the first table, since all keys below [{table}] are \
-                 of that one"
-            ),
-            _ => format!("did you mean `{near}`?"),
+        let of_no_table = |table: &str| {
+            format!(
+                "belongs to no table: put it above the first table, since all keys below [{table}] are of that one"
+            )
+        };
+        let name = key.rsplit('.').next().unwrap_or(key);
+        let called = setting_called(key).or_else(|| setting_called(name));
+        let called = called.filter(|setting| setting.key == *near);
+        Some(match (key.rsplit_once('.'), called) {
+            (Some((table, name)), _) if name == *near => {
+                format!("`{name}` {}", of_no_table(table))
+            }
+            (Some((table, name)), Some(setting)) if setting.table().is_none() => {
+                format!("`{name}` is called `{near}` here; it {}", of_no_table(table))
+            }
+            (_, Some(setting)) => {
+                let example = example(setting).map(|it| format!(", such as {it}"));
+                format!("`{key}` is called `{near}` here{}", example.unwrap_or_default())
+            }
+            (_, None) => format!("did you mean `{near}`?"),
         })
     }
 

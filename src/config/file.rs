@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::keys::SETTINGS;
+use super::other_programs::setting_called;
 use super::table::Setting;
 use super::value::{Form, Raw};
 use super::{Config, ConfigBuilder, ConfigError, Origin, read_text};
@@ -174,7 +175,7 @@ impl Document<'_> {
         let key_of = |name: &str| table.map_or(name.to_owned(), |table| format!("{table}.{name}"));
         ConfigError::UnknownKey {
             origin: self.origin(key.span()),
-            near: near_of(table, &name).or_else(|| nearest(&key_of(&name))),
+            near: meant(table, &name, &key_of(&name)),
             key: key_of(&name),
             allowed,
         }
@@ -245,6 +246,18 @@ fn number(value: &DeValue<'_>) -> Option<f64> {
 /// A key of the user's, escaped and cut to what a message can show.
 fn escaped(key: &str) -> String {
     key.chars().take(64).flat_map(char::escape_debug).collect()
+}
+
+/// The key that was most likely meant by this one: of no table, as other programs call it, or spelled alike. What is
+/// spelled alike in the same table comes before what others call so in none.
+fn meant(table: Option<&'static str>, name: &str, key: &str) -> Option<&'static str> {
+    let called = |key: &str| setting_called(key).map(|setting| setting.key);
+    let is_beside = |near: &&str| table.is_some_and(|table| near.starts_with(&format!("{table}.")));
+    near_of(table, name)
+        .or_else(|| called(key))
+        .or_else(|| nearest(key).filter(is_beside))
+        .or_else(|| called(name))
+        .or_else(|| nearest(key))
 }
 
 /// The key of no table that stands below the name of one, as all keys at the end of a file do.

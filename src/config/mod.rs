@@ -31,6 +31,7 @@ mod hints;
 mod keys;
 mod memory_size;
 mod origin;
+mod other_programs;
 mod placeholder;
 mod range;
 mod read_text;
@@ -62,10 +63,14 @@ pub use fleet::FleetMembership;
 pub use keys::ConfigBuilder;
 pub use memory_size::{MemorySize, MemorySizeError};
 pub use origin::Origin;
+#[cfg(feature = "cli")]
+pub(crate) use other_programs::setting_called;
 pub(crate) use placeholder::{Names, Placeholder, PlaceholderText};
 pub(crate) use read_text::read_text;
 pub use resource_limit::{ResourceLimit, ResourceLimitError};
 pub use servers::{Server, ServerPreset};
+#[cfg(feature = "cli")]
+pub(crate) use table::Setting;
 #[cfg(feature = "cli")]
 pub(crate) use text::duration;
 pub(crate) use texts::WorkerTexts;
