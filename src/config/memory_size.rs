@@ -60,7 +60,7 @@ impl FromStr for MemorySize {
         };
         let Some(shift) = shift.filter(|_| !number.is_empty()) else {
             let shown: String = text.chars().take(40).collect();
-            let meant = meant(number, unit).map(|it| format!(": did you mean {it}?"));
+            let meant = meant(text).map(|it| format!(": did you mean {it}?"));
             let meant = meant.unwrap_or_default();
             return Err(MemorySizeError(format!(
                 "{shown:?}: expected a whole number with B, KiB, MiB, GiB or TiB, such as 448MiB, \
@@ -74,17 +74,27 @@ impl FromStr for MemorySize {
     }
 }
 
-/// How an amount is written that was meant by this: `500MiB` by `500M`.
-fn meant(number: &str, unit: &str) -> Option<String> {
-    let unit = match unit.trim().to_ascii_lowercase().as_str() {
-        "k" | "kb" | "kib" => "KiB",
-        "m" | "mb" | "mib" => "MiB",
-        "g" | "gb" | "gib" => "GiB",
-        "t" | "tb" | "tib" => "TiB",
+/// How an amount is written that was meant by this text: `500MiB` by `500M`, `512MiB` by `0.5G`.
+fn meant(text: &str) -> Option<MemorySize> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    // How many of the next smaller unit it has.
+    let smaller = match unit.trim().to_ascii_lowercase().as_str() {
+        "k" | "kb" | "kib" | "kilobyte" | "kilobytes" | "kibibyte" | "kibibytes" => 0,
+        "m" | "mb" | "mib" | "megabyte" | "megabytes" | "mebibyte" | "mebibytes" => 10,
+        "g" | "gb" | "gib" | "gigabyte" | "gigabytes" | "gibibyte" | "gibibytes" => 20,
+        "t" | "tb" | "tib" | "terabyte" | "terabytes" | "tebibyte" | "tebibytes" => 30,
         _ => return None,
     };
-    let number: u64 = number.parse().ok()?;
-    Some(format!("{number}{unit}"))
+    let count = (number.parse::<f64>().ok()? * 1024.0).round();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "there is no sign, and what is too large is the largest number, which is refused"
+    )]
+    let count = count as u64;
+    let meant = count.checked_mul(1 << smaller).and_then(MemorySize::from_bytes)?;
+    (meant.bytes() > 0).then_some(meant)
 }
 
 impl fmt::Display for MemorySize {
@@ -103,11 +113,23 @@ mod tests {
 
     #[test]
     fn an_amount_with_another_unit_is_answered_with_the_right_spelling() {
-        for (text, meant) in [("500M", "500MiB"), ("1g", "1GiB"), ("64 MB", "64MiB")] {
+        for (text, meant) in [
+            ("500M", "500MiB"),
+            ("1g", "1GiB"),
+            ("64 MB", "64MiB"),
+            ("0.5G", "512MiB"),
+            ("1.5GiB", "1536MiB"),
+            ("0.3G", "307MiB"),
+            ("500 megabytes", "500MiB"),
+            ("2 Gigabytes", "2GiB"),
+        ] {
             let error = text.parse::<MemorySize>().unwrap_err().to_string();
             assert!(error.ends_with(&format!("did you mean {meant}?")), "{error}");
         }
-        assert!(!"x".parse::<MemorySize>().unwrap_err().to_string().contains("did you mean"));
+        for text in ["x", "448", "0.5", "-1G", "1..5G", "0.0G", "1e3G", "99999999T", "G"] {
+            let error = text.parse::<MemorySize>().unwrap_err().to_string();
+            assert!(!error.contains("did you mean"), "{error}");
+        }
     }
 
     #[test]

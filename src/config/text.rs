@@ -37,24 +37,40 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     check_duration(time).map(|()| time)
 }
 
-/// How a time is written that was meant by this text: `30s` by `30`, `1500ms` by `1.5s`, `5min` by `5m`.
+/// How a time is written that was meant by this text: `30s` by `30`, `1500ms` by `1.5s`, `5min` by `5m`, `90min` by
+/// `1h30m`.
 fn meant_duration(text: &str) -> Option<String> {
-    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit_at);
-    let milliseconds = match unit.trim().to_ascii_lowercase().as_str() {
-        "ms" | "msec" => 1.0,
-        "" | "s" | "sec" | "second" | "seconds" => 1e3,
-        "m" | "min" | "minute" | "minutes" => 6e4,
-        "h" | "hr" | "hour" | "hours" => 3.6e6,
-        "d" | "day" | "days" => 8.64e7,
-        _ => return None,
-    };
-    let time =
-        Duration::try_from_secs_f64(number.parse::<f64>().ok()? * milliseconds / 1e3).ok()?;
+    let (mut rest, mut milliseconds) = (text.trim(), 0.0);
+    while !rest.is_empty() {
+        let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, after) = rest.split_at(unit_at);
+        let next_at = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, next) = after.split_at(next_at);
+        let unit = unit.trim().to_ascii_lowercase();
+        // Beside others a number without a unit may be one of several.
+        let of_unit =
+            milliseconds_of(&unit).filter(|_| !unit.is_empty() || number == text.trim())?;
+        milliseconds += number.parse::<f64>().ok()? * of_unit;
+        rest = next;
+    }
+    let time = Duration::try_from_secs_f64(milliseconds / 1e3).ok()?;
     // As far as it can be written.
     let time = Duration::from_millis(u64::try_from(time.as_millis()).ok()?);
     check_duration(time).ok()?;
     (!time.is_zero()).then(|| of_duration(time))
+}
+
+/// What units are called elsewhere.
+fn milliseconds_of(unit: &str) -> Option<f64> {
+    Some(match unit {
+        "ms" | "msec" | "msecs" | "millis" | "millisecond" | "milliseconds" => 1.0,
+        "" | "s" | "sec" | "secs" | "second" | "seconds" => 1e3,
+        "m" | "min" | "mins" | "minute" | "minutes" => 6e4,
+        "h" | "hr" | "hrs" | "hour" | "hours" => 3.6e6,
+        "d" | "day" | "days" => 8.64e7,
+        "w" | "week" | "weeks" => 6.048e8,
+        _ => return None,
+    })
 }
 
 pub(super) fn check_duration(time: Duration) -> Result<(), String> {
@@ -175,13 +191,24 @@ mod tests {
 
     #[test]
     fn a_time_with_another_unit_is_answered_with_the_right_spelling() {
-        for (text, meant) in
-            [("30", "30s"), ("1.5s", "1500ms"), ("5m", "5min"), ("1 s", "1s"), ("2d", "48h")]
-        {
+        for (text, meant) in [
+            ("30", "30s"),
+            ("1.5s", "1500ms"),
+            ("5m", "5min"),
+            ("1 s", "1s"),
+            ("2d", "48h"),
+            ("1h30m", "90min"),
+            ("1 hour 30 minutes", "90min"),
+            ("2min30s", "150s"),
+            ("1week", "168h"),
+        ] {
             let error = duration(text).unwrap_err();
             assert!(error.ends_with(&format!("did you mean {meant}?")), "{error}");
         }
-        assert!(!duration("soon").unwrap_err().contains("did you mean"));
+        for text in ["soon", "1h30", "1h30x", "h30", "1..5s", "0h0m", "400d", "", " "] {
+            let error = duration(text).unwrap_err();
+            assert!(!error.contains("did you mean"), "{error}");
+        }
     }
 
     #[test]
