@@ -704,7 +704,8 @@ fn printer(config: &Config, print_output: bool) -> Result<Option<Printer>, Maste
         }
         WorkerOutput::Directory(directory) => {
             let (keep, timestamps) = (config.output_keep(), config.output_timestamps());
-            Some(Destination::Files(LogFiles::open(directory, config.name(), keep, timestamps)?))
+            let files = LogFiles::open(directory, config.name(), keep, timestamps);
+            Some(Destination::Files(files.map_err(|source| MasterError::Output { source })?))
         }
     };
     destination.map(Printer::new).transpose()

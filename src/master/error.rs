@@ -102,6 +102,18 @@ pub enum MasterError {
         /// Why.
         source: std::io::Error,
     },
+    /// The directory for the files that workers print to is not there, or closed to this process.
+    #[error("`output.to`: {source}")]
+    Output {
+        /// Why.
+        source: ProcessError,
+    },
+    /// There is no place for the socket on which workers join.
+    #[error("`socket`: {source}")]
+    WorkersSocket {
+        /// Why.
+        source: ControlError,
+    },
     /// There is no socket to write to the journal with.
     #[error("cannot write to the journal: {source}")]
     Journal {
@@ -207,6 +219,15 @@ impl MasterError {
                 "`ipcluster run --name {name} ...`, as it was started before, takes it over; `ipcluster flush \
                  {name}` removes its rules"
             )),
+            Self::Output { .. } => Some(
+                "make the directory, and let the user that the master runs as write there; or set another one"
+                    .to_owned(),
+            ),
+            Self::WorkersSocket { .. } => Some(
+                "it takes a directory in which the master, and no other user but root, may put the socket; or set \
+                 another path"
+                    .to_owned(),
+            ),
             Self::Control(error) => error.hint(),
             #[cfg(feature = "http")]
             Self::Http(error) => error.hint(),

@@ -112,7 +112,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<(), Failed> {
 fn named_by(config: &Config) -> Vec<Look> {
     let missing = missing_on_this_host(config, std::env::vars_os().collect());
     if missing.is_empty() {
-        return vec![Good("users, directory, program and files of the configuration".to_owned())];
+        return vec![Good("users, directories, program and files of the configuration".to_owned())];
     }
     missing.into_iter().map(Bad).collect()
 }

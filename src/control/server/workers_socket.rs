@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{AccessFlags, access};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::cleanup::SocketFile;
@@ -38,10 +39,7 @@ impl WorkersSocket {
     /// [`ControlError::SocketPathTooLong`]; [`ControlError::NotOurs`] if a directory is another, or
     /// something else than a dead socket of ours is in its place; [`ControlError::Io`].
     pub(crate) fn bind(path: &Path, user: Option<u32>) -> Result<Self, ControlError> {
-        if path.as_os_str().len() > ControlError::MAX_SOCKET_PATH {
-            return Err(ControlError::SocketPathTooLong { path: path.to_owned() });
-        }
-        check_directories(path)?;
+        Self::check(path)?;
         remove_dead(path)?;
         // Nobody can connect until it listens; the mode is set before.
         let failed = |action| move |errno| io_error(action, path)(io::Error::from(errno));
@@ -56,6 +54,22 @@ impl WorkersSocket {
             .map_err(io_error("restrict", path))?;
         rustix::net::listen(&socket, BACKLOG).map_err(failed("listen on"))?;
         Ok(Self { listener: UnixListener::from(socket), file, user })
+    }
+
+    /// Whether there is a place for a socket at `path`. Makes none, and removes nothing. Whether another process
+    /// listens there is not looked at, since that may be the master that the next one takes over from.
+    ///
+    /// # Errors
+    /// Those of [`Self::bind`].
+    pub(crate) fn check(path: &Path) -> Result<(), ControlError> {
+        if path.as_os_str().len() > ControlError::MAX_SOCKET_PATH {
+            return Err(ControlError::SocketPathTooLong { path: path.to_owned() });
+        }
+        check_directories(path)?;
+        is_there(path)?;
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let is_open = access(directory, AccessFlags::W_OK | AccessFlags::X_OK);
+        is_open.map_err(|errno| io_error("bind", path)(errno.into()))
     }
 
     /// Goes on with a socket that an earlier master listened on and has handed over. Workers that have
@@ -149,9 +163,20 @@ fn is_outside(owner: u32) -> Result<bool, ControlError> {
 
 /// Removes what a master that is gone has left.
 fn remove_dead(path: &Path) -> Result<(), ControlError> {
+    if !is_there(path)? {
+        return Ok(());
+    }
+    if is_listened_on(path)? {
+        return Err(not_ours(path, "another process listens on it"));
+    }
+    fs::remove_file(path).map_err(io_error("remove", path))
+}
+
+/// Whether a socket of ours is there already; anything else is an error.
+fn is_there(path: &Path) -> Result<bool, ControlError> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(io_error("examine", path)(error)),
     };
     if !found.file_type().is_socket() {
@@ -161,10 +186,7 @@ fn remove_dead(path: &Path) -> Result<(), ControlError> {
     if found.uid() != ours {
         return Err(not_ours(path, "belongs to another user"));
     }
-    if is_listened_on(path)? {
-        return Err(not_ours(path, "another process listens on it"));
-    }
-    fs::remove_file(path).map_err(io_error("remove", path))
+    Ok(true)
 }
 
 /// Whether a process listens on a socket. Does not wait.

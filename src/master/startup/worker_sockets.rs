@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::template::SocketPaths;
 use crate::config::Config;
-use crate::control::{ControlDir, WorkersSocket};
+use crate::control::{ControlDir, ControlError, WorkersSocket};
 use crate::master::error::MasterError;
 use crate::master::handover::protocol::DescriptorKind;
 use crate::master::handover::receive::RunningMaster;
@@ -58,7 +58,7 @@ impl PreparedSockets {
         let mut received = running.map(ReceivedSockets::from_master).unwrap_or_default();
         let other = account.filter(|account| account.uid() != process::effective_uid());
         let Some(other) = other else {
-            let bind = |path: &Path| Ok(WorkersSocket::bind(path, None)?);
+            let bind = |path: &Path| WorkersSocket::bind(path, None).map_err(of_setting);
             let workers = config.socket().map(|path| received.workers(path, bind));
             let notify = control_socket.with_extension("note");
             let notify = received.notify(&notify, NotifySocket::bind)?;
@@ -68,7 +68,13 @@ impl PreparedSockets {
         let default = directory.join(format!("{}.sock", config.name()));
         let path = config.socket().unwrap_or(&default);
         let prepared = process::with_group(other.gid(), || {
-            let bind = |path: &Path| Ok(WorkersSocket::bind(path, Some(other.uid()))?);
+            let bind = |path: &Path| {
+                let bound = WorkersSocket::bind(path, Some(other.uid()));
+                bound.map_err(|error| match config.socket() {
+                    Some(_) => of_setting(error),
+                    None => error.into(),
+                })
+            };
             let workers = received.workers(path, bind)?;
             let notify = default.with_extension("note");
             let notify = received.notify(&notify, NotifySocket::bind_for_group)?;
@@ -129,6 +135,17 @@ impl<T> Prepared<T> {
             Self::Received(path, _) => path,
         }
     }
+}
+
+/// The place of the socket is one that the setting names.
+fn of_setting(source: ControlError) -> MasterError {
+    MasterError::WorkersSocket { source }
+}
+
+/// Whether there is a place for the socket that the configuration names, if it names one. Nothing is made.
+pub(super) fn check_workers_socket(config: &Config) -> Result<(), MasterError> {
+    let checked = config.socket().map(WorkersSocket::check);
+    checked.transpose().map(drop).map_err(of_setting)
 }
 
 /// The sockets of workers that a running master hands over, with the paths to which they are bound.

@@ -60,17 +60,7 @@ impl LogFiles {
         keep: u16,
         timestamps: bool,
     ) -> Result<Self, ProcessError> {
-        let failed = |errno| ProcessError::Output {
-            label: directory.display().to_string(),
-            operation: ProcessOperation::OpenLog,
-            errno,
-        };
-        access(directory, AccessFlags::W_OK | AccessFlags::X_OK)
-            .map_err(Errno::of)
-            .map_err(failed)?;
-        if !directory.is_dir() {
-            return Err(failed(Errno::ENOTDIR));
-        }
+        Self::check(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
             name: name.clone(),
@@ -80,6 +70,25 @@ impl LogFiles {
             newest: None,
             is_stuck: false,
         })
+    }
+
+    /// Whether files can be made in this directory. Makes none.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub(crate) fn check(directory: &Path) -> Result<(), ProcessError> {
+        let failed = |errno| ProcessError::Output {
+            label: directory.display().to_string(),
+            operation: ProcessOperation::OpenLog,
+            errno,
+        };
+        access(directory, AccessFlags::W_OK | AccessFlags::X_OK)
+            .map_err(Errno::of)
+            .map_err(failed)?;
+        match directory.is_dir() {
+            true => Ok(()),
+            false => Err(failed(Errno::ENOTDIR)),
+        }
     }
 
     /// Writes what a worker has printed. Waits while its file cannot be written.
