@@ -6,7 +6,7 @@ use super::args::ReloadArgs;
 use super::ask::Patience;
 use super::clear_retired::have;
 use super::{Failed, ask, config, output, staying};
-use crate::protocol::{Command, CommandRequest, Outcome, Reloaded, counted};
+use crate::protocol::{Command, CommandRequest, Outcome, Reloaded, counted, measured_seconds};
 
 pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed> {
     if args.dry_run {
@@ -37,12 +37,12 @@ pub(super) fn run(directory: &ControlDir, args: ReloadArgs) -> Result<(), Failed
             output::answer(&(in_force(&done) + &staying))
         }
         Outcome::OnTrial(done) => output::answer(&format!(
-            "generation {} is on trial: {} of {} slots, {}, swapped in {:.0} us\n",
+            "generation {} is on trial: {} of {} slots, {}, swapped in {}\n",
             done.generation,
             done.trial_slots,
             done.slots,
             counted(u64::from(done.workers), "worker"),
-            done.swap_seconds * 1e6
+            measured_seconds(done.swap_seconds)
         )),
         _ => Err(mismatch()),
     }
@@ -68,9 +68,9 @@ fn dry_run(directory: &ControlDir, args: &ReloadArgs) -> Result<(), Failed> {
 /// That a generation is in force for all clients.
 pub(super) fn in_force(done: &Reloaded) -> String {
     format!(
-        "generation {} is in force: {}, swapped in {:.0} us\n",
+        "generation {} is in force: {}, swapped in {}\n",
         done.generation,
         counted(u64::from(done.workers), "worker"),
-        done.swap_seconds * 1e6
+        measured_seconds(done.swap_seconds)
     )
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::event_record::WORKERS_LIMIT;
 use super::{
     Exit, Finding, RuleWriter, Stats, Unhealthy, WorkerData, WorkerFailure, WorkerId, WorkerState,
-    counted,
+    counted, measured,
 };
 use crate::plan::{ClusterName, Generation, Seat};
 
@@ -661,7 +661,11 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ready { seat, generation, took, .. } => {
-                write!(f, "seat {seat}: worker of generation {generation} ready after {took:.1?}")
+                write!(
+                    f,
+                    "seat {seat}: worker of generation {generation} ready after {}",
+                    measured(*took)
+                )
             }
             Self::Unproven { seat, generation, .. } => write!(
                 f,
@@ -675,7 +679,8 @@ impl fmt::Display for Event {
             ),
             Self::Healthy { seat, generation, silent, .. } => write!(
                 f,
-                "seat {seat}: worker of generation {generation} is healthy again, after {silent:.1?}"
+                "seat {seat}: worker of generation {generation} is healthy again, after {}",
+                measured(*silent)
             ),
             Self::NoneHealthy { workers: 1 } => {
                 f.write_str("the only worker is not healthy: it keeps its clients")
@@ -700,11 +705,12 @@ impl fmt::Display for Event {
             Self::Died { seat, generation, exit: Exit::Code(0), lived, .. } => write!(
                 f,
                 "seat {seat}: live worker of generation {generation} ended by itself (status 0), \
-                 {lived:.1?} after it was ready"
+                 {} after it was ready",
+                measured(*lived)
             ),
             Self::Died { seat, generation, exit, lived, last_lines, .. } => {
                 write!(f, "seat {seat}: live worker of generation {generation} {exit}")?;
-                write!(f, ", {lived:.1?} after it was ready")?;
+                write!(f, ", {} after it was ready", measured(*lived))?;
                 last_lines.iter().try_for_each(|line| write!(f, "\n    {line}"))
             }
             Self::Respawn { seat, delay } if delay.is_zero() => {
@@ -807,7 +813,7 @@ impl fmt::Display for Event {
                     f,
                     "generation {generation} in force, {occupied} of {seats} seats occupied, "
                 )?;
-                write!(f, "swapped in {took:.1?}")
+                write!(f, "swapped in {}", measured(*took))
             }
             Self::FleetInForce { revision, members, owned, slots } => write!(
                 f,

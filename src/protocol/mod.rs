@@ -12,6 +12,7 @@ mod finding;
 mod fleet;
 mod generation_counts;
 mod log_line;
+mod measured;
 mod outcome;
 mod probation;
 mod progress;
@@ -48,6 +49,9 @@ pub use fleet::{FleetExplanation, FleetMemberStatus, FleetStatus, MemberAtAddres
 pub(crate) use generation_counts::GenerationCounts;
 pub use log_line::LogsShown;
 pub(crate) use log_line::{LogLine, LogsRequest};
+pub(crate) use measured::measured;
+#[cfg(feature = "cli")]
+pub(crate) use measured::measured_seconds;
 pub use outcome::{
     Cleared, OnTrial, OrphansEnded, Outcome, Reloaded, Restarted, Retired, RolledBack, Scaled,
     Stopped,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Rollout, WorkerFailure, counted};
+use super::{Rollout, WorkerFailure, counted, measured};
 use crate::plan::Generation;
 
 /// A probation under way, as [`Status`](super::Status) shows it: the workers of a rollout are in force and
@@ -85,7 +85,8 @@ impl ProbationFailure {
 
 impl fmt::Display for ProbationFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} failed on probation, {:.1?} after its swap: ", self.subject(), self.after)?;
+        let after = measured(self.after);
+        write!(f, "{} failed on probation, {after} after its swap: ", self.subject())?;
         match self.failures.first() {
             Some(first) => first.without_lines().fmt(f)?,
             None => f.write_str("none of its workers is healthy")?,
@@ -133,8 +134,8 @@ mod tests {
         let (message, hint) = told(failure());
         assert_eq!(
             message,
-            "generation 2 failed on probation, 500.0ms after its swap: seat 1: the worker of \
-             generation 2 exited with status 3, 400.0ms after it was ready (and 1 more failure)"
+            "generation 2 failed on probation, 500.0 ms after its swap: seat 1: the worker of \
+             generation 2 exited with status 3, 400.0 ms after it was ready (and 1 more failure)"
         );
         assert_eq!(
             hint,
@@ -153,7 +154,7 @@ mod tests {
         let (message, hint) = told(scale.clone());
         assert_eq!(
             message,
-            "the scale of generation 2 failed on probation, 500.0ms after its swap: none of its \
+            "the scale of generation 2 failed on probation, 500.0 ms after its swap: none of its \
              workers is healthy"
         );
         assert_eq!(hint, "the cluster has 2 workers again; the failed workers printed nothing");

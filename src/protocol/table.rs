@@ -468,13 +468,13 @@ SEAT  SLOTS  STATE     GENERATION   PID  CONNECTIONS  QUEUED  HALF-OPEN  TOTAL  
             waiting(3, None, None, 0),
             waiting(2, Some(3.2), Some("exited with status 1 before it was in force"), 17),
         ];
-        status.workers[2].last_loss = Some("was ended by SIGKILL, 2.0s after it was ready".into());
+        status.workers[2].last_loss = Some("was ended by SIGKILL, 2.0 s after it was ready".into());
         status.workers[2].restarts = 1;
         status.workers[1].retired = Some(12.7);
         let expected = "\
 SEAT  STATE        GEN   PID  CONNS  QUEUED    MEMORY    UPTIME  RESTARTS
    0  live           3  4242    120       3  70.0 MiB  1min 13s         1
-      the one before was ended by SIGKILL, 2.0s after it was ready
+      the one before was ended by SIGKILL, 2.0 s after it was ready
    0  retired 12s    2   999      1       -         -    1d 01h         -
    1  starting       3     -      -       -         -         -         0
    2  waiting        -     -      -       -         -         -        17

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
 
-use super::ReadinessFault;
 use super::event::as_text;
+use super::{ReadinessFault, measured};
 
 use crate::plan::{Generation, PlanError, Port, Seat};
 
@@ -323,7 +323,9 @@ impl fmt::Display for FailureCause {
             Self::NotReady { limit } => {
                 write!(f, "did not listen on all its ports within {limit:?}")
             }
-            Self::Died { exit, lived } => write!(f, "{exit}, {lived:.1?} after it was ready"),
+            Self::Died { exit, lived } => {
+                write!(f, "{exit}, {} after it was ready", measured(*lived))
+            }
             Self::Incomplete { limit, lack } => write!(f, "{lack} within {limit:?}"),
             Self::Readiness { limit, lack, fault } => {
                 write!(f, "{lack} within {limit:?}: the worker {fault}")

@@ -467,6 +467,7 @@ $("explain").addEventListener("submit", (event) => {
 const seatOf = (event) => `Seat ${event.seat}`;
 const ended = (event) => event.signal != null ? `ended by signal ${event.signal}` : event.exit != null ? `exited with status ${event.exit}` : "ended";
 const span = (seconds) => seconds < 10 ? `${seconds.toFixed(1)} s` : time(seconds);
+const measured = (seconds) => seconds < 0.9995e-3 ? `${(seconds * 1e6).toFixed(0)} us` : seconds < 0.99995 ? `${(seconds * 1e3).toFixed(1)} ms` : `${seconds.toFixed(1)} s`;
 const SENTENCES = {
   missed: (e) => ["warn", `${plural(e.count, "event")} went by that this page was too slow for`],
   ready: (e) => ["", `${seatOf(e)}: worker of generation ${e.generation} ready after ${span(e.took)}`],
@@ -486,7 +487,7 @@ const SENTENCES = {
   ending: (e) => ["", `${seatOf(e)}: worker of generation ${e.generation} is asked to end: ${e.why}`],
   killed: (e) => ["warn", `${seatOf(e)}: worker of generation ${e.generation} did not end, and is killed`],
   ended: (e) => ["", `${seatOf(e)}: worker of generation ${e.generation} ${ended(e)}`],
-  swapped: (e) => ["good", `Generation ${e.generation} in force: ${e.occupied} of ${e.seats} seats, in ${(e.took * 1000).toFixed(1)} ms`],
+  swapped: (e) => ["good", `Generation ${e.generation} in force: ${e.occupied} of ${e.seats} seats, in ${measured(e.took)}`],
   on_probation: (e) => ["", `Generation ${e.generation} is on probation for ${span(e.probation)}`],
   probation_passed: (e) => ["good", `Generation ${e.generation} has passed its probation`],
   probation_failed: (e) => ["bad", `Generation ${e.generation} failed on probation: ${e.reason}`],

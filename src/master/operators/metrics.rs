@@ -189,7 +189,7 @@ mod tests {
         metrics.note(&Event::Respawn { seat: Seat(1), delay: Duration::from_secs(4) }, now);
         let expected = SeatHistory {
             restarts: 1,
-            reason: Some("was ended by SIGKILL, 2.0s after it was ready".to_owned()),
+            reason: Some("was ended by SIGKILL, 2.0 s after it was ready".to_owned()),
             next_try: Some(Timestamp(Duration::from_secs(104))),
         };
         assert_eq!(metrics.of_seat(Seat(1)), expected);

@@ -16,6 +16,7 @@ use crate::plan::Generation;
 use crate::process::{
     Announcement, Child, Exit, Output, OutputItem, OutputReader, ProcessError, Spawn, plain,
 };
+use crate::protocol::measured;
 
 /// A request for a new generation. A generation that is given up may be asked for again, with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -283,7 +284,10 @@ impl HookEnded {
         let Self { kind, generation, result } = self;
         match result {
             Ok(took) => {
-                tracing::info!("{kind} of generation {generation} has succeeded in {took:.1?}")
+                tracing::info!(
+                    "{kind} of generation {generation} has succeeded in {}",
+                    measured(*took)
+                )
             }
             Err(HookFailure { reason, .. }) => {
                 tracing::warn!("generation {generation}: {reason}");
