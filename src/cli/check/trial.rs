@@ -58,6 +58,13 @@ struct Reached {
 
 /// Tries all TCP listeners of these.
 pub(super) fn try_listeners(subjects: &[Subject]) -> Vec<Look> {
+    if subjects.is_empty() {
+        return vec![Notice(
+            "connections: none tried, since no cluster is there and no listener is given: give some by `--listen \
+             ADDR:PORT` or `-c FILE`, or try again when a cluster runs"
+                .to_owned(),
+        )];
+    }
     let cable = match ProbeCable::lay() {
         Ok(cable) => cable,
         Err(error) => {
@@ -292,4 +299,18 @@ fn route_has(plan: &Plan, occupant: &crate::plan::Occupant, port: u16) -> bool {
 fn owner_of(port: Port) -> String {
     let owner = PortOwner::of(port.number()).map(|owner| owner.to_string());
     owner.unwrap_or_else(|| "a process that cannot be seen".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_listeners_it_is_said_how_they_are_given() {
+        let looks = try_listeners(&[]);
+        let [look] = looks.as_slice() else { panic!("{} lines", looks.len()) };
+        let said = look.to_string();
+        assert!(said.starts_with("notice   connections: none tried"), "{said}");
+        assert!(said.contains("`--listen ADDR:PORT` or `-c FILE`"), "{said}");
+    }
 }
