@@ -112,7 +112,7 @@ pub(crate) enum Verb {
     /// Wait until the cluster is ready, or until no connection is left with workers of before
     ///
     /// ready: every seat has a worker that serves, of the generation in force, and no rollout or probation
-    /// is under way. drained: no worker is left that only finishes its connections.
+    /// is under way; a master that does not listen yet is waited for until --timeout, without that 5 s. drained: no worker is left that only finishes its connections.
     #[command(after_help = WAIT_HELP)]
     Wait(WaitArgs),
     /// Show what workers have printed last

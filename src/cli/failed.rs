@@ -44,6 +44,11 @@ impl Failed {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// This failure in other words.
+    pub(super) fn saying(self, message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..self }
+    }
+
     /// This failure with another exit code.
     pub(crate) fn code(self, code: u8) -> Self {
         Self { code, ..self }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::control::{Client, ControlDir};
+use crate::control::{Client, ControlDir, ControlError};
+use crate::plan::ClusterName;
 use crate::protocol::{Outcome, Request, Status, WorkerState, counted};
 
 use super::args::{WaitArgs, WaitFor};
@@ -11,12 +12,24 @@ use super::{Failed, ask, output};
 /// From one look to the next.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How long a master is waited for that does not listen yet, without a time limit: one that has been started just now
+/// does by then.
+const MASTER_STARTS: Duration = Duration::from_secs(5);
+
 /// Waits until the cluster is as it is wanted.
-pub(super) fn run(directory: &ControlDir, args: WaitArgs) -> Result<(), Failed> {
+pub(super) fn run(
+    directory: impl Fn() -> Result<ControlDir, ControlError>,
+    args: WaitArgs,
+) -> Result<(), Failed> {
     let WaitArgs { state, name, timeout } = args;
     let began = Instant::now();
     ask::in_runtime(async {
-        let mut client = Client::connect(directory, name.as_ref()).await?;
+        let limit = match state {
+            WaitFor::Ready => timeout.unwrap_or(MASTER_STARTS),
+            // Nothing drains that a master which is yet to start would tell of.
+            WaitFor::Drained => Duration::ZERO,
+        };
+        let mut client = connect(directory, name.as_ref(), began, limit).await?;
         loop {
             let status = match client.ask(Request::Status, |_| {}).await? {
                 Outcome::Status(status) => status,
@@ -38,6 +51,59 @@ pub(super) fn run(directory: &ControlDir, args: WaitArgs) -> Result<(), Failed> 
             }
         }
     })
+}
+
+/// Connects to the master, who may not listen yet, within this time.
+async fn connect(
+    directory: impl Fn() -> Result<ControlDir, ControlError>,
+    name: Option<&ClusterName>,
+    began: Instant,
+    limit: Duration,
+) -> Result<Client, Failed> {
+    loop {
+        // Where it is looked for depends on who runs.
+        let directory = directory()?;
+        let error = match Client::connect(&directory, name).await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let is_absent =
+            matches!(error, ControlError::NoMaster { .. } | ControlError::NoneRuns { .. });
+        if !is_absent || limit.is_zero() {
+            return Err(error.into());
+        }
+        if began.elapsed() >= limit {
+            let wanted = match name {
+                Some(name) => directory.socket(name).display().to_string(),
+                None => format!("a socket in {}", directory.path().display()),
+            };
+            return Err(absent(error, &format!("none listens on {wanted} within {limit:?}")));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK.min(limit.saturating_sub(began.elapsed()))) => {}
+            _ = tokio::signal::ctrl_c() => return Err(Failed::from(error).code(130)),
+        }
+    }
+}
+
+/// There is no master, and there was none after a while either.
+fn absent(error: ControlError, waited: &str) -> Failed {
+    let run = match &error {
+        ControlError::NoMaster { name, .. } => {
+            format!("`ipcluster run --name {name} ...`")
+        }
+        _ => "`ipcluster run`".to_owned(),
+    };
+    let message = match &error {
+        ControlError::NoMaster { name, .. } => {
+            format!("no master of cluster {name} runs: {waited}")
+        }
+        _ => format!("no master runs: {waited}"),
+    };
+    Failed::from(error).saying(message).hint(format!(
+        "{run} starts one, and says why where it cannot; one that was started with another --runtime-dir is found \
+         with the same"
+    ))
 }
 
 fn done(state: WaitFor, status: &Status) -> String {
@@ -102,6 +168,45 @@ mod tests {
             r#"{{"seat": 0, "slots": 0, "pid": 1, "state": "{state}", "generation": 3, "ports": {{}},
                 "uptime": 1, "connections": 41{more}}}"#
         )
+    }
+
+    #[test]
+    fn a_master_that_starts_just_now_is_waited_for_and_one_that_does_not_is_named_with_its_socket()
+    {
+        let base = tempfile::tempdir().unwrap();
+        let directory = ControlDir::new(base.path().join("ipcluster"));
+        let name: ClusterName = "web".parse().unwrap();
+        let wait = |timeout| WaitArgs { name: Some(name.clone()), state: WaitFor::Ready, timeout };
+        let limit = Some(Duration::from_millis(20));
+        let failed = run(|| Ok(directory.clone()), wait(limit)).unwrap_err();
+        let socket = directory.socket(&name).display().to_string();
+        let said = format!("no master of cluster web runs: none listens on {socket} within 20ms");
+        assert!(format!("{failed:?}").contains(&said), "{failed:?}");
+        assert!(failed.missing_master().is_some(), "what there is of the cluster is said");
+        let drained = WaitArgs { state: WaitFor::Drained, ..wait(None) };
+        let failed = run(|| Ok(directory.clone()), drained).unwrap_err();
+        assert_eq!(
+            failed,
+            ControlError::NoMaster { name: name.clone(), directory: directory.path().to_owned() }
+                .into()
+        );
+        // It listens once somebody has looked in vain.
+        let looks = std::cell::Cell::new(0);
+        let server = std::cell::OnceCell::new();
+        let look = || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 2 {
+                let lock = directory.lock(&name).unwrap();
+                server.get_or_init(|| {
+                    crate::control::ControlServer::bind(lock, Default::default()).unwrap()
+                });
+            }
+            Ok(directory.clone())
+        };
+        let connected = ask::in_runtime(async {
+            connect(look, Some(&name), Instant::now(), Duration::from_secs(20)).await
+        });
+        assert!(connected.is_ok() && looks.get() == 2, "{connected:?}");
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn verbs(lab: &Lab) {
         ("retire", &["0"]),
         ("clear-retired", &[]),
         ("scale", &["3"]),
-        ("wait", &["ready"]),
+        ("wait", &["ready", "--timeout", "100ms"]),
         ("logs", &[]),
         ("events", &[]),
         ("top", &[]),
