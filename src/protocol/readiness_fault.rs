@@ -70,7 +70,7 @@ pub struct PortFault {
     pub public_ports: usize,
     /// What is wrong there.
     pub kind: PortFaultKind,
-    /// Where else the worker listens: addresses that are not on its worker ports.
+    /// Where else the worker listens: addresses that are on none of its worker ports for public ports.
     pub elsewhere: Vec<SocketAddr>,
 }
 

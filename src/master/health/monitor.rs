@@ -365,7 +365,7 @@ impl HealthMonitor {
             inputs.extend(self.detector.observed_starting(worker, listens, address, now));
             match fault {
                 Some(fault) if fault.kind == PortFaultKind::Missing => {
-                    wanted.insert(worker, Wanted::Listens(fault));
+                    wanted.insert(worker, Wanted::Listens(fault, workers.tcp_ports(worker)));
                 }
                 Some(fault) => {
                     let fault = ReadinessFault::Port(fault);
@@ -408,7 +408,7 @@ impl HealthMonitor {
             let (worker, age) = (known.id, now.since(known.started));
             let wanted = wanted.remove(&worker)?;
             // Where it listens is asked only of those that take long for that.
-            let is_due = !matches!(wanted, Wanted::Listens(_)) || age >= patience;
+            let is_due = !matches!(wanted, Wanted::Listens(..)) || age >= patience;
             let pid = workers.pid_of(worker).filter(|_| is_due)?;
             Some(StartingWorker { worker, pid, age, patience, wanted })
         };

@@ -57,8 +57,8 @@ pub(super) enum Wanted {
     Accepts(Vec<PassedListener>),
     /// Whether it accepts from its own sockets on these worker ports, each with its public port.
     AcceptsOnOwn(Vec<(u16, u16)>),
-    /// Where it listens, since this is wrong.
-    Listens(PortFault),
+    /// Where it listens, since this is wrong, but for these worker ports, each with its public port: there it is right.
+    Listens(PortFault, Vec<(u16, u16)>),
 }
 
 /// What was seen of such a worker.
@@ -121,7 +121,9 @@ impl StartingChecker {
                 Wanted::AcceptsOnOwn(ports) => {
                     self.check_own_sockets(&starting, ports, &mut looker)
                 }
-                Wanted::Listens(fault) => self.locate(starting.pid, fault, &mut looker),
+                Wanted::Listens(fault, right) => {
+                    self.locate(starting.pid, fault, right, &mut looker)
+                }
             };
             match checked {
                 Ok((accepts, fault)) => {
@@ -257,16 +259,18 @@ impl StartingChecker {
         Ok(listening.iter().filter_map(socket_of).collect())
     }
 
-    /// Where a worker listens that does not listen where it has to.
+    /// Where a worker listens that does not listen where it has to, but for ports that are right for other listeners.
     fn locate(
         &mut self,
         pid: u32,
         fault: &PortFault,
+        right: &[(u16, u16)],
         looker: &mut AcceptLooker,
     ) -> Result<(bool, Option<ReadinessFault>), ProcessError> {
         let look = looker.look(pid, &[], &HashMap::new())?;
         let elsewhere = self.elsewhere(&look.sockets, &[])?;
-        let elsewhere = elsewhere.into_iter().filter(|it| it.port() != fault.port.number());
+        let is_right = |address: &SocketAddr| right.iter().any(|(port, _)| *port == address.port());
+        let elsewhere = elsewhere.into_iter().filter(|it| !is_right(it));
         let fault = PortFault { elsewhere: elsewhere.collect(), ..fault.clone() };
         Ok((false, Some(ReadinessFault::Port(fault))))
     }
@@ -371,5 +375,37 @@ impl Trial {
             Err(Errno::AGAIN | Errno::NOTCONN) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::plan::{Port, Protocol};
+    use crate::protocol::PortFaultKind;
+
+    #[test]
+    fn a_port_that_is_right_for_another_listener_is_not_where_it_listens_instead() {
+        let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (right, wrong) = (listen(), listen());
+        let port_of = |socket: &TcpListener| socket.local_addr().unwrap().port();
+        let fault = PortFault {
+            public: Port::new(443).unwrap(),
+            protocol: Protocol::Tcp,
+            port: Port::new(20_001).unwrap(),
+            public_ports: 2,
+            kind: PortFaultKind::Missing,
+            elsewhere: Vec::new(),
+        };
+        let ports = [(port_of(&right), 80), (20_001, 443)];
+        let mut checker = StartingChecker::new(Arc::default());
+        let mut looker = AcceptLooker::default();
+        let located = checker.locate(std::process::id(), &fault, &ports, &mut looker).unwrap();
+        let Some(ReadinessFault::Port(PortFault { elsewhere, .. })) = located.1 else { panic!() };
+        // Other tests of this process listen as well.
+        assert!(elsewhere.contains(&wrong.local_addr().unwrap()), "{elsewhere:?}");
+        assert!(!elsewhere.contains(&right.local_addr().unwrap()), "{elsewhere:?}");
     }
 }
