@@ -6,6 +6,7 @@ use super::keys::Values;
 use super::origin::{Given, Origin};
 use super::servers::ServerInForce;
 use super::texts::{WorkerTexts, names};
+use super::value::Raw;
 use super::{ConfigBuilder, ConfigError, MemorySize, Names, ServerPreset};
 use crate::plan::{Listeners, Partition, Weights};
 use crate::protocol::{EndSignals, Marks, Memory, Retire};
@@ -138,6 +139,8 @@ impl Config {
         let weights = &mut values.weights.value;
         if !weights.is_empty() {
             weights.resize(usize::from(workers), 1.0);
+            values.weights.text = Some(Raw::Numbers(weights.clone()).toml());
+            values.weights.origin = ORIGIN;
         }
         // Whatever does not fit any more, the number is at fault.
         Self::check(values, self.server.clone()).map_err(|error| error.at(&ORIGIN))

@@ -27,7 +27,7 @@ use crate::plan::Generation;
 use crate::process::Account;
 use crate::protocol::{
     Command, ConfigurationReport, ConfigurationStatus, Outcome, Refusal, SettingChange,
-    changes_text,
+    SettingInForce, changes_text,
 };
 use crate::supervisor::{RequestId, Settings};
 
@@ -181,15 +181,41 @@ impl Configuration {
         Verdict::Changed(Box::new(ProposedConfiguration { next, changes, reshares }))
     }
 
-    /// What is in force, and what a reload would change of it, if anything could be read again.
-    pub(super) fn report(&self, verdict: Option<&Verdict>) -> ConfigurationReport {
+    /// What is in force, and what a reload would change of it, if anything could be read again. The cluster is to have
+    /// `workers`, by the configuration or by a scale since.
+    pub(super) fn report(&self, verdict: Option<&Verdict>, workers: usize) -> ConfigurationReport {
         let (mut changes, mut refused) = (Vec::new(), None);
         match verdict {
             Some(Verdict::Refused(reason)) => refused = Some(reason.clone()),
             Some(Verdict::Changed(proposed)) => changes.clone_from(&proposed.changes),
             Some(Verdict::Same | Verdict::Again) | None => {}
         }
-        ConfigurationReport { settings: self.current.config.settings_in_force(), changes, refused }
+        let mut settings = self.current.config.settings_in_force();
+        if let Some(scaled) = self.scaled(workers) {
+            for (setting, now) in settings.iter_mut().zip(scaled.settings_in_force()) {
+                if setting.value != now.value {
+                    let SettingInForce { value, origin, .. } = &*setting;
+                    let origin = format!("`ipcluster scale`, in place of {value} ({origin})");
+                    *setting = SettingInForce { origin, ..now };
+                }
+            }
+            for change in changes.iter_mut().filter(|change| change.key == "workers") {
+                change.before = workers.to_string();
+            }
+            changes.retain(|change| change.before != change.after);
+        }
+        ConfigurationReport { settings, changes, refused }
+    }
+
+    /// The configuration with the number of workers that a scale has made of it; `None` if none has, and as long as the
+    /// number of an earlier master is in force in place of what is configured.
+    fn scaled(&self, workers: usize) -> Option<Config> {
+        let workers = u16::try_from(workers).ok()?;
+        let is_adopted = self.lacks_shares || self.starting.is_some_and(|(_, reshares)| reshares);
+        if is_adopted || workers == self.current.config.workers() {
+            return None;
+        }
+        self.current.config.scaled(workers).ok()
     }
 
     /// A configuration was refused before anything was done.

@@ -32,8 +32,8 @@ use crate::control::{self, Responder, StartNoteFile};
 use crate::plan::{Route, Seat};
 use crate::process::{self, ProcessError};
 use crate::protocol::{
-    ClientAddress, Command, CommandRequest, Event, Orphan, OrphansEnded, Outcome, Progress,
-    Refusal, Request, WorkerFailure, WorkerId, WorkerState, changes_text,
+    ClientAddress, Command, CommandRequest, Event, LogsRequest, Orphan, OrphansEnded, Outcome,
+    Progress, Refusal, Request, WorkerFailure, WorkerId, WorkerState, changes_text,
 };
 use crate::supervisor::{Action, Configured, Input, RequestId, Supervisor, Worker};
 
@@ -651,7 +651,10 @@ impl Master {
                     (self.configuration.config().name(), self.supervisor.generation());
                 self.operators.add_subscriber(name, generation, responder);
             }
-            Request::Logs(request) => self.workers.show_logs(request, responder),
+            Request::Logs(request) => match self.check_logs(request) {
+                Ok(()) => self.workers.show_logs(request, responder),
+                Err(refusal) => responder.finish(Err(refusal)),
+            },
             Request::FleetExplain { address } => responder.finish(match &self.fleet {
                 None => Err(Refusal::NotInAFleet),
                 Some(fleet) => {
@@ -684,7 +687,8 @@ impl Master {
             Request::Configuration => {
                 let unread = self.configuration.read(Purpose::Report(responder));
                 if let Err(Purpose::Report(responder)) = unread {
-                    let report = Box::new(self.configuration.report(None));
+                    let report =
+                        Box::new(self.configuration.report(None, self.operators.workers_wanted()));
                     responder.finish(Ok(Outcome::Configuration(report)));
                 }
             }
@@ -692,6 +696,18 @@ impl Master {
                 responder.finish(Err(Refusal::NoHandover));
             }
         }
+    }
+
+    /// Whether there is, or was, a seat whose lines are asked for: one of the cluster, one of a worker that is
+    /// starting or ends, or one that a worker has printed something in.
+    fn check_logs(&self, request: LogsRequest) -> Result<(), Refusal> {
+        let Some(seat) = request.seat else { return Ok(()) };
+        let seats = self.supervisor.plan().seats().len();
+        let has_worker = || self.supervisor.workers().any(|worker| worker.seat == seat);
+        if seat.index() < seats || has_worker() || self.workers.has_printed_in(seat) {
+            return Ok(());
+        }
+        Err(Refusal::NoSuchSeat { seat, seats })
     }
 
     /// Whether who asks for a change may have it.
@@ -711,9 +727,10 @@ impl Master {
     fn command(&mut self, request: CommandRequest, responder: Responder) {
         // Relative to what the cluster is to have when the request is taken up.
         let command = match request.command {
-            Command::ScaleBy { by } => {
-                Command::Scale { workers: self.supervisor.workers_after(by) }
-            }
+            Command::ScaleBy { by } => match self.supervisor.workers_after(by) {
+                Ok(workers) => Command::Scale { workers },
+                Err(refusal) => return responder.finish(Err(refusal)),
+            },
             command => command,
         };
         let request = CommandRequest { command, ..request };
@@ -770,7 +787,9 @@ impl Master {
                 let _ = self.configuration.read(purpose);
             }
             (Purpose::Report(responder), verdict) => {
-                let report = Box::new(self.configuration.report(Some(&verdict)));
+                let report = Box::new(
+                    self.configuration.report(Some(&verdict), self.operators.workers_wanted()),
+                );
                 responder.finish(Ok(Outcome::Configuration(report)));
             }
             (Purpose::Reload(id, _), Verdict::Refused(reason)) => {

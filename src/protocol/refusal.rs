@@ -87,11 +87,23 @@ pub enum Refusal {
     /// The generation in force has the highest number that there is.
     #[error("generation numbers are exhausted: {0} is the last")]
     LastGeneration(Generation),
+    /// So many more or fewer make no number of workers that a cluster can have.
+    #[error(
+        "scale by {by:+}: the cluster is to have {}, and would have {}: expected 1 to 1024",
+        counted(*workers, "worker"),
+        i32::from(*workers).saturating_add(*by)
+    )]
+    ScaleBy {
+        /// So many more; fewer, if it is negative.
+        by: i32,
+        /// How many there are to be before.
+        workers: u16,
+    },
     /// The seats that would stay have no worker that serves, while others do.
     #[error("no serving worker would be left: those of the remaining seats are not ready")]
     NobodyLeft,
     /// The cluster has no such seat.
-    #[error("there is no seat {seat}: the cluster has seats 0 to {}", seats.saturating_sub(1))]
+    #[error("there is no seat {seat}: the cluster has {}", all_seats(*seats))]
     NoSuchSeat {
         /// The seat.
         seat: Seat,
@@ -283,6 +295,9 @@ impl Refusal {
             | Self::NotLive { .. } => {
                 "`ipcluster status` lists the workers with their seats and pids"
             }
+            Self::ScaleBy { .. } => {
+                "`ipcluster scale N` sets the number itself; `ipcluster stop` ends all workers"
+            }
             Self::Leaving { .. } => "`ipcluster status` tells when it is retired",
             Self::Died { .. } => "its seat gets another worker in any case",
             Self::Starting => {
@@ -326,6 +341,15 @@ fn worker_text(seat: Option<Seat>) -> String {
     match seat {
         Some(seat) => format!("the worker of seat {seat}"),
         None => "a worker".to_owned(),
+    }
+}
+
+/// The seats of a cluster that has so many.
+fn all_seats(seats: usize) -> String {
+    match seats {
+        0 => "none".to_owned(),
+        1 => "seat 0 alone".to_owned(),
+        _ => format!("seats 0 to {}", seats - 1),
     }
 }
 

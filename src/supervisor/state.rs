@@ -313,7 +313,10 @@ impl Supervisor {
             Command::Retire(target) => self.request_retirement(id, target),
             Command::ClearRetired => self.clear_retired(id),
             Command::Scale { workers } => self.scale(id, workers),
-            Command::ScaleBy { by } => self.scale(id, self.workers_after(by)),
+            Command::ScaleBy { by } => match self.workers_after(by) {
+                Ok(workers) => self.scale(id, workers),
+                Err(refusal) => self.reply(id, Err(refusal)),
+            },
         }
     }
 

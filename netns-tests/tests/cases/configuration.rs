@@ -71,6 +71,14 @@ fn changed(lab: &Lab) {
         assert!(environment.contains("IPCLUSTER_WORKERS=3"), "{environment}");
     }
     assert!(cluster.succeed("config", &[]).contains("t.toml, line 3"));
+    cluster.succeed("scale", &["4"]);
+    let scaled = cluster.succeed("config", &[]);
+    let line = scaled.lines().find(|line| line.starts_with("workers = 4 ")).unwrap_or(&scaled);
+    assert!(
+        line.contains("# `ipcluster scale`, in place of 3 (/") && line.ends_with("line 3)"),
+        "{line}"
+    );
+    assert!(cluster.succeed("reload", &["--dry-run"]).starts_with("no setting changes"));
     // SIGHUP is a reload too.
     with_env(lab, 2, "\"FOO=three\"");
     let master = cluster.master().pid();
@@ -208,6 +216,10 @@ const MISSING: &[(&str, &str)] = &[
     ("user = \"nosuch\"", "`user`"),
     ("group = \"nosuch\"", "`group`"),
     ("control_group = \"nosuch\"", "`control_group`"),
+    ("output.to = \"file:/nosuch\"", "`output.to`: output of /nosuch: "),
+    ("output.to = \"file:/etc/hostname\"", "`output.to`: output of /etc/hostname: "),
+    ("socket = \"/nosuch/web.sock\"", "`socket`: cannot examine /nosuch: "),
+    ("socket = \"/etc/hostname\"", "`socket`: /etc/hostname: expected a socket or nothing"),
     ("directory = \"/nosuch\"", "directory /nosuch"),
     ("env_file = [\"/nosuch\"]", "`env_file`: /nosuch"),
     ("config_template = \"/nosuch\"", "cannot read /nosuch"),
@@ -228,7 +240,7 @@ fn missing_on_this_host(lab: &Lab) {
     let (output, _) = check(&command);
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("ok       users, directory, program and files of the configuration"));
+    assert!(said.contains("ok       users, directories, program and files of the configuration"));
     for (line, part) in MISSING {
         let lines = match line.starts_with("command") {
             true => (*line).to_owned(),

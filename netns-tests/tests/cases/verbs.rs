@@ -145,6 +145,20 @@ fn scale(lab: &Lab) {
     assert_eq!(cluster.status().pids(), pids, "the first four workers are the same as ever");
     assert_eq!(cluster.status().generation, 1);
     assert!(cluster.succeed("scale", &["4"]).contains("0 of 1024 slots moved"));
+    let said = cluster.fail("scale", &["-5"]);
+    assert!(
+        said.contains("scale by -5: the cluster is to have 4 workers, and would have -1: "),
+        "{said}"
+    );
+    // There is no such seat any more, but lines of it.
+    cluster.succeed("logs", &["7"]);
+    for arguments in [&["9"][..], &["9", "-f"]] {
+        let said = cluster.fail("logs", arguments);
+        assert!(
+            said.starts_with("error: there is no seat 9: the cluster has seats 0 to 3\n"),
+            "{said}"
+        );
+    }
 }
 
 fn stop(lab: &Lab) {
@@ -296,6 +310,16 @@ fn wait(lab: &Lab) {
     let cluster = Cluster::new(lab, 2).start(2);
     assert_eq!(cluster.succeed("wait", &["ready"]), "generation 1 is in force: 2 workers ready\n");
     assert_eq!(cluster.succeed("wait", &["drained"]), "no worker of before is left\n");
+    let said = cluster.fail("wait", &["other", "ready", "--timeout", "100ms"]);
+    assert!(
+        said.starts_with("error: no master of cluster other runs: none listens on /"),
+        "{said}"
+    );
+    assert!(
+        said.contains(
+            "/other.sock within 100ms\nhint: `ipcluster run --name other ...` starts one"
+        )
+    );
     // A connection stays with a worker of before.
     let held = Held::open(lab.client(), client(), Network::server_v4(80)).unwrap();
     cluster.reload();

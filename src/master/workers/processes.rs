@@ -304,6 +304,11 @@ impl Processes {
         has_read
     }
 
+    /// Whether lines are kept that workers in this seat have printed.
+    pub(crate) fn has_printed_in(&self, seat: Seat) -> bool {
+        self.recent.has(seat)
+    }
+
     /// Sends the last lines of workers to who asks for them.
     pub(crate) fn show_logs(&mut self, request: LogsRequest, responder: Responder) {
         self.pass_on_output();

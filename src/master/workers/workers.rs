@@ -915,6 +915,11 @@ impl Workers {
         self.held.descriptors(worker)
     }
 
+    /// Whether lines are kept that workers in this seat have printed.
+    pub(crate) fn has_printed_in(&self, seat: Seat) -> bool {
+        self.processes.has_printed_in(seat)
+    }
+
     /// Sends the last lines of workers to who asks for them.
     pub(crate) fn show_logs(&mut self, request: LogsRequest, responder: Responder) {
         self.processes.show_logs(request, responder);

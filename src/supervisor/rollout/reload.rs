@@ -1,7 +1,7 @@
 //! Requests for a new generation, or for another number of workers.
 
 use super::target::Target;
-use crate::plan::{Generation, PlanError, Weights};
+use crate::plan::{Generation, MAX_SEATS, PlanError, Weights};
 use crate::protocol::{Outcome, Refusal, Rollout, Scaled};
 use crate::supervisor::state::count;
 use crate::supervisor::{RequestId, Supervisor};
@@ -60,10 +60,16 @@ impl Supervisor {
         }
     }
 
-    /// How many workers there will be with `by` more, or fewer; the number is not checked.
-    pub(crate) fn workers_after(&self, by: i32) -> u16 {
-        let workers = i32::from(self.target.workers()).saturating_add(by);
-        u16::try_from(workers.max(0)).unwrap_or(u16::MAX)
+    /// How many workers there will be with `by` more, or fewer.
+    ///
+    /// # Errors
+    /// [`Refusal::ScaleBy`] if that is no number of workers.
+    pub(crate) fn workers_after(&self, by: i32) -> Result<u16, Refusal> {
+        let workers = self.target.workers();
+        match u16::try_from(i32::from(workers).saturating_add(by)) {
+            Ok(after @ 1..=MAX_SEATS) => Ok(after),
+            _ => Err(Refusal::ScaleBy { by, workers }),
+        }
     }
 
     fn check_scale(&self, workers: u16) -> Result<Target, Refusal> {

@@ -169,13 +169,18 @@ fn a_difference_counts_from_what_there_is_to_be() {
     bench.request(Command::ScaleBy { by: -1 });
     bench.commit_done();
     assert_eq!(bench.replies, [Ok(scale_outcome(2, 21, 64))]);
-    assert_eq!(bench.supervisor.workers_after(1), 3);
-    assert_eq!((bench.supervisor.workers_after(-2), bench.supervisor.workers_after(-9)), (0, 0));
-    bench.request(Command::ScaleBy { by: -2 });
-    assert!(matches!(
-        bench.last_reply(),
-        Err(Refusal::Plan(PlanError::WorkerCount { workers: 0 }))
-    ));
+    assert_eq!(bench.supervisor.workers_after(1), Ok(3));
+    let refusal = |by| Err(Refusal::ScaleBy { by, workers: 2 });
+    for by in [-2, -9, 1023, i32::MAX, i32::MIN] {
+        assert_eq!(bench.supervisor.workers_after(by), refusal(by));
+    }
+    bench.request(Command::ScaleBy { by: -5 });
+    assert_eq!(bench.last_reply(), &Err(Refusal::ScaleBy { by: -5, workers: 2 }));
+    let said = Refusal::ScaleBy { by: -5, workers: 1 }.to_string();
+    assert_eq!(
+        said,
+        "scale by -5: the cluster is to have 1 worker, and would have -4: expected 1 to 1024"
+    );
 }
 
 #[test]

@@ -105,6 +105,11 @@ impl Recent {
         (in_order(found), Cursor(cursor))
     }
 
+    /// Whether some lines of this seat are kept.
+    fn has(&self, seat: Seat) -> bool {
+        self.seats.contains_key(&seat)
+    }
+
     /// What came since then, in the order in which it was printed, and how many lines more than that, which
     /// are not kept any more.
     fn since(&self, seat: Option<Seat>, cursor: &mut Cursor) -> (Vec<LogLine>, u64) {
@@ -162,6 +167,11 @@ impl SharedRecent {
             lock(&self.lines).add(origin, SystemTime::now(), printed);
             self.news.send_replace(());
         }
+    }
+
+    /// Whether workers in this seat have printed something that is kept.
+    pub(crate) fn has(&self, seat: Seat) -> bool {
+        lock(&self.lines).has(seat)
     }
 
     /// Sends the lines that a request is for. Done by a task of its own, which alone waits while the peer
@@ -233,6 +243,7 @@ mod tests {
         assert_eq!(texts(&all), ["b", "c", "d", "e"]);
         assert_eq!(texts(&recent.last(Some(Seat(1)), 1).0), ["d"]);
         assert_eq!(texts(&recent.last(Some(Seat(7)), 1).0), [""; 0]);
+        assert!(recent.has(Seat(1)) && !recent.has(Seat(7)));
         assert_eq!(texts(&recent.last(None, 0).0), [""; 0]);
         recent.push(line(2, "f"));
         recent.push(line(1, "g"));
