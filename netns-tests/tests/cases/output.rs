@@ -251,7 +251,11 @@ fn logs(lab: &Lab) {
         shown(&cluster, &["0"]) == "seat 0 | I am in 0\nseat 0 | I am in 0\n"
     });
     assert_eq!(shown(&cluster, &["0", "-n1"]), "seat 0 | I am in 0\n");
-    assert_eq!(shown(&cluster, &["7"]), "");
+    let said = cluster.fail("logs", &["7"]);
+    assert!(
+        said.starts_with("error: there is no seat 7: the cluster has seats 0 to 1\n"),
+        "{said}"
+    );
     // And of a master before this one, from the files.
     cluster.kill_master();
     let status = follows.wait(Duration::from_secs(20));
