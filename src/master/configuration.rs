@@ -343,7 +343,10 @@ fn read(
     templates: &TemplateSource,
     against: &Config,
 ) -> Result<Option<ConfigAndTemplate>, String> {
-    let config = (source.0)().map_err(|error| error.to_string())?;
+    let config = (source.0)().map_err(|error| match error.hint() {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    })?;
     let changes = against.changes_to(&config);
     if changes.is_empty() {
         return Ok(None);

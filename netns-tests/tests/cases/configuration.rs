@@ -124,6 +124,8 @@ fn refused(lab: &Lab) {
         assert!(cluster.succeed("status", &[]).contains("config     not in force: not reloaded: "));
         metric(0.0);
     }
+    write(lab, PORT_80, "instances = 2");
+    assert!(cluster.fail("reload", &[]).contains("; `instances` is called `workers` here\n"));
     // New workers that do not get ready: all that was is again, also what applied at once.
     write(lab, PORT_80, "workers = 3\nenv = [\"GREETER_EXIT=1\"]\ntimeouts.drain = \"7min\"");
     cluster.fail("reload", &[]);
