@@ -84,7 +84,7 @@ mod tests {
                     "`socket`: cannot examine {socket}: No such file or directory (os error 2)"
                 ),
                 format!(
-                    "`output.to`: {to}: cannot open the log: ENOENT: No such file or directory"
+                    "`output.to`: output of {to}: cannot open the log: ENOENT: No such file or directory"
                 ),
             ]
         );
