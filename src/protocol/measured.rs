@@ -26,6 +26,7 @@ impl fmt::Display for Measured {
 }
 
 /// [`measured`] of a time in seconds, as outcomes have it.
+#[cfg(feature = "cli")]
 pub(crate) fn measured_seconds(seconds: f64) -> impl fmt::Display {
     measured(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
@@ -48,6 +49,11 @@ mod tests {
         ] {
             assert_eq!(measured(Duration::from_nanos(nanos)).to_string(), text);
         }
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn seconds_of_outcomes_are_shown_alike() {
         assert_eq!(measured_seconds(0.000_537).to_string(), "537 us");
         assert_eq!(measured_seconds(f64::NAN).to_string(), "0 us");
     }
