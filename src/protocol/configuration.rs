@@ -83,3 +83,22 @@ impl Default for ConfigurationStatus {
         Self { in_force: true, reason: None }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_told_in_one_line_in_their_order() {
+        let change = |key: &str, before: &str, after: &str| SettingChange {
+            key: key.to_owned(),
+            before: before.to_owned(),
+            after: after.to_owned(),
+            applies: Applies::AtOnce,
+        };
+        let changes = [change("env.FOO", "one", "two"), change("workers", "2", "3")];
+        assert_eq!(changes_text(&changes), "env.FOO: one -> two; workers: 2 -> 3");
+        assert_eq!(changes_text(&changes[1..]), "workers: 2 -> 3");
+        assert_eq!(changes_text(&[]), "");
+    }
+}

@@ -159,4 +159,33 @@ mod tests {
         assert!((swaps.seconds - 3.000_200_001).abs() < 1e-12);
         assert!(SwapTimes::BOUNDS.is_sorted());
     }
+
+    #[test]
+    fn each_cause_of_a_retirement_has_a_number_of_its_own() {
+        use ReplaceReasonKind as Kind;
+
+        let mut retirements = Retirements::default();
+        let causes = [
+            Kind::OperatorRequest,
+            Kind::Unhealthy,
+            Kind::WorkerRequest,
+            Kind::Memory,
+            Kind::Lag,
+            Kind::Connections,
+            Kind::Age,
+        ];
+        for (cause, number) in causes.into_iter().zip(1..) {
+            *retirements.of(cause) += number;
+        }
+        let expected = Retirements {
+            requested: 1,
+            silent: 2,
+            asked: 3,
+            memory: 4,
+            lag: 5,
+            connections: 6,
+            age: 7,
+        };
+        assert_eq!(retirements, expected);
+    }
 }

@@ -23,3 +23,16 @@ impl ErrorReply {
         Self { hint: Some(hint.into()), ..self }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_is_added_to_the_reason_and_the_last_one_stays() {
+        let plain = ErrorReply::new("busy");
+        assert_eq!((plain.message.as_str(), &plain.hint), ("busy", &None));
+        let hinted = plain.hint("wait").hint("try again");
+        assert_eq!((hinted.message.as_str(), hinted.hint.as_deref()), ("busy", Some("try again")));
+    }
+}

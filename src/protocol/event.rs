@@ -909,3 +909,6 @@ fn ended_for_memory<S: Serializer>(ending: &[MemoryOf], serializer: S) -> Result
     fields.serialize_field("workers", &ending[..ending.len().min(WORKERS_LIMIT)])?;
     fields.end()
 }
+
+#[cfg(test)]
+mod tests;

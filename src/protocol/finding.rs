@@ -255,4 +255,62 @@ mod tests {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
     }
+
+    fn rule() -> FoundRule {
+        let long = "c".repeat(Finding::NAME_LEN + 1);
+        FoundRule::new((&"inet", "filter", &long), &"input", -10, ("\u{e9}", Some(9)))
+    }
+
+    #[test]
+    fn names_of_a_rule_are_cut() {
+        let expected = FoundRule {
+            family: "inet".to_owned(),
+            legacy: false,
+            table: "filter".to_owned(),
+            chain: "c".repeat(64),
+            hook: "input".to_owned(),
+            priority: -10,
+            rule_chain: "\u{e9}".to_owned(),
+            handle: Some(9),
+        };
+        assert_eq!(rule(), expected);
+        assert_eq!(rule().of_legacy(true), FoundRule { legacy: true, ..expected });
+    }
+
+    #[test]
+    fn a_finding_is_about_all_listeners_and_no_rule_until_it_is_told() {
+        let (severity, kind) = (FindingSeverity::Error, FindingKind::NatBefore);
+        let finding = Finding::new(severity, kind, "a rule", "delete it");
+        assert_eq!((&finding.listener, &finding.rule), (&None, &None));
+        let listener: Listener = "0.0.0.0:80".parse().unwrap();
+        let narrowed = finding.clone().of(listener).about(rule());
+        assert_eq!((narrowed.listener, narrowed.rule), (Some(listener), Some(rule())));
+        assert_eq!((narrowed.severity, narrowed.kind), (severity, kind));
+        assert_eq!(finding.to_string(), "a rule; delete it");
+        assert_eq!(Finding { cure: String::new(), ..finding }.to_string(), "a rule");
+    }
+
+    #[test]
+    fn severities_and_kinds_can_stand_in_columns() {
+        let severities = [
+            (FindingSeverity::Error, "error"),
+            (FindingSeverity::Warning, "warning"),
+            (FindingSeverity::Notice, "notice"),
+        ];
+        for (severity, text) in severities {
+            assert_eq!(format!("{severity:<8}|"), format!("{text:<8}|"));
+            assert_eq!(serde_json::to_value(severity).unwrap(), text);
+        }
+        assert_eq!(format!("{:<12}|", FindingKind::Untracked), "untracked   |");
+    }
+
+    #[test]
+    fn three_kinds_show_while_connections_come() {
+        let seen: Vec<&str> = FindingKind::ALL
+            .iter()
+            .filter(|kind| kind.is_seen_by_masters_alone())
+            .map(|kind| kind.as_str())
+            .collect();
+        assert_eq!(seen, ["none_arrive", "one_address", "lost_entries"]);
+    }
 }

@@ -176,3 +176,97 @@ impl FleetExplanation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::fleet::{Fleet, Member, Members};
+
+    fn status() -> FleetStatus {
+        let member =
+            |name: &str, addresses: &[&str], state, slots, mac: Option<&str>| FleetMemberStatus {
+                name: name.to_owned(),
+                addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+                state,
+                weight: 2,
+                slots,
+                former: 7,
+                mac: mac.map(str::to_owned),
+            };
+        let two = ["192.0.2.1", "2001:db8::1"];
+        FleetStatus {
+            name: "web".parse().unwrap(),
+            member: "b".to_owned(),
+            device: "eth0".to_owned(),
+            state: "draining".to_owned(),
+            source: "current".to_owned(),
+            source_reason: None,
+            revision: 0xab,
+            slots: 1024,
+            members: vec![
+                member("a", &two, MemberState::Serving, 1000, Some("02:00:00:00:00:01")),
+                member("b", &["192.0.2.2"], MemberState::Draining, 24, None),
+                member("c", &["192.0.2.3"], MemberState::Joining, 0, None),
+                member("d", &["192.0.2.4"], MemberState::Lost, 0, None),
+            ],
+            in_force: true,
+            repairs: 0,
+            troubles: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_summary_is_of_this_host() {
+        let mut status = status();
+        let text = "web, member b draining: 24 of 1024 slots, 4 members, revision ab";
+        assert_eq!(status.summary(), text);
+        status.in_force = false;
+        assert_eq!(status.summary(), format!("{text}, rules not in force"));
+        status.members.remove(1);
+        assert_eq!(status.own(), None);
+        assert!(status.summary().contains(": 0 of 1024 slots, 3 members"), "{}", status.summary());
+    }
+
+    #[test]
+    fn the_table_names_each_member_and_marks_this_host() {
+        let mut status = status();
+        status.troubles = vec!["d does not answer".to_owned()];
+        let expected = "\
+fleet      web, member b draining: 24 of 1024 slots, 4 members, revision ab
+trouble    d does not answer
+
+MEMBER         STATE     WEIGHT  SLOTS  FORMER  MAC                ADDRESSES
+a              serving        2   1000       7  02:00:00:00:00:01  192.0.2.1, 2001:db8::1
+b (this host)  draining       2     24       7  -                  192.0.2.2
+c              joining        2      0       7  -                  192.0.2.3
+d              lost           2      0       7  -                  192.0.2.4
+";
+        assert_eq!(status.table(), expected);
+    }
+
+    #[test]
+    fn the_way_of_a_client_names_its_owner_and_those_before() {
+        let member = |number: u8| {
+            let name = format!("host{number}").parse().unwrap();
+            Member::new(name, [IpAddr::from([192, 0, 2, number])]).unwrap()
+        };
+        let members = |numbers: &[u8]| Members::new(numbers.iter().copied().map(member)).unwrap();
+        let alone = Fleet::new(64, members(&[1])).unwrap();
+        let client: IpAddr = "198.51.100.9".parse().unwrap();
+        let of = |number: u8| MemberAtAddresses {
+            name: format!("host{number}"),
+            addresses: vec![[192, 0, 2, number].into()],
+        };
+        let before = FleetExplanation::of(&alone, client);
+        assert_eq!((before.client, before.slots), (client, 64));
+        assert_eq!((before.owner, before.former), (of(1), vec![]));
+        // Host 1 has left, so that its addresses are in no list any more.
+        let after = FleetExplanation::of(&alone.with_members(members(&[2])).unwrap(), client);
+        assert_eq!(after.slot, before.slot);
+        assert_eq!((after.owner, after.former), (of(2), vec![]));
+        let draining = member(1).with_state(MemberState::Draining);
+        let both = Members::new([draining, member(2)]).unwrap();
+        let after = FleetExplanation::of(&alone.with_members(both).unwrap(), client);
+        assert_eq!((after.owner, after.former), (of(2), vec![of(1)]));
+    }
+}

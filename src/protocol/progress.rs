@@ -160,4 +160,64 @@ mod tests {
         assert_eq!(failed(&[]), begin);
         assert_eq!(failed(&["a", "  b"]), format!("{begin}; it printed: a | b"));
     }
+
+    #[test]
+    fn each_step_is_told_with_its_numbers() {
+        let (seat, generation, before) = (Seat(1), Generation(3), Generation(2));
+        let probation = Duration::from_secs(30);
+        let outcome = || Box::new(Outcome::EventsOver);
+        let failure = WorkerFailure {
+            worker: WorkerId(7),
+            seat,
+            generation,
+            cause: FailureCause::Exit(Exit::Signal(9)),
+            last_lines: vec!["a".to_owned()],
+        };
+        let reason = "EBUSY".to_owned();
+        for (step, text) in [
+            (
+                Progress::Reconfigured { changes: "workers: 2 -> 3".to_owned() },
+                "the configuration changes: workers: 2 -> 3",
+            ),
+            (Progress::HookRuns { generation }, "before_reload of generation 3 runs"),
+            (Progress::WorkerReady { seat, ready: 2, needed: 4 }, "seat 1 is ready (2 of 4)"),
+            (
+                Progress::CommitFailed { reason, failures: 2 },
+                "the kernel rejected the plan (try 2): EBUSY",
+            ),
+            (
+                Progress::OnProbation { generation, before, probation, outcome: outcome() },
+                "generation 3 is in force, on probation for 30s; generation 2 is kept until then",
+            ),
+            (
+                Progress::OnProbation {
+                    generation,
+                    before: generation,
+                    probation,
+                    outcome: outcome(),
+                },
+                "the new workers are in force, on probation for 30s",
+            ),
+            (
+                Progress::FailedOnProbation { failure },
+                "seat 1: the worker of generation 3 was ended by SIGKILL before it was in force; it printed: a",
+            ),
+            (
+                Progress::GoingBack { generation: before },
+                "the probation has failed: going back to generation 2",
+            ),
+            (Progress::SuccessorReady { seat }, "seat 1: the successor is ready"),
+            (
+                Progress::Swapped { generation },
+                "generation 3 is in force; now the retired workers are ended",
+            ),
+            (Progress::Clearing { left: 1, of: 1 }, "1 of 1 retired worker is left"),
+            (Progress::Clearing { left: 1, of: 3 }, "1 of 3 retired workers is left"),
+            (Progress::Clearing { left: 2, of: 3 }, "2 of 3 retired workers are left"),
+            (Progress::Draining { workers: 1 }, "1 worker is left to drain"),
+            (Progress::Draining { workers: 2 }, "2 workers are left to drain"),
+        ] {
+            assert_eq!(step.to_string(), text);
+        }
+    }
 }

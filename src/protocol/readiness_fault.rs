@@ -532,4 +532,107 @@ mod tests {
         let limit = Duration::from_millis(7_500);
         assert!(text(ProbeOutcome::TimedOut { limit }).ends_with("within 7.5s"));
     }
+
+    fn probed(outcome: ProbeOutcome) -> ReadinessFault {
+        ReadinessFault::Probe(ProbeFault {
+            probe: "http:/healthz".to_owned(),
+            address: "127.0.0.1:20000".parse().unwrap(),
+            host: "localhost".to_owned(),
+            outcome,
+        })
+    }
+
+    #[test]
+    fn a_probe_without_an_answer_is_told_with_what_came() {
+        let asked = "the probe http:/healthz (at 127.0.0.1:20000, Host localhost)";
+        let error = || "an error".to_owned();
+        for (outcome, text) in [
+            (
+                ProbeOutcome::Status { code: 599, reason: "" },
+                format!("answers {asked} with 599, not with 2xx"),
+            ),
+            (ProbeOutcome::Closed, format!("closes {asked} without an answer")),
+            (ProbeOutcome::Refused { error: error() }, format!("refuses {asked}: an error")),
+            (
+                ProbeOutcome::Tls { error: error() },
+                format!("fails the TLS handshake of {asked}: an error"),
+            ),
+        ] {
+            assert_eq!(probed(outcome).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_worker_for_one_family_is_told_what_the_other_needs() {
+        assert_eq!(
+            fault(PortFaultKind::Ipv6Only { v6only: false }, 1, &[]),
+            "does not listen for all families: 443/tcp has IPv4 clients, and it takes IPv6 alone on 20000: \
+             it must listen on 0.0.0.0, or on [::] without IPV6_V6ONLY"
+        );
+        let loopback =
+            PortFaultKind::LoopbackOnly { address: Ipv6Addr::LOCALHOST.into(), needs_ipv6: true };
+        assert_eq!(
+            fault(loopback, 1, &[]),
+            "listens on loopback only: it must listen on [::], port 20000, not on [::1]:20000"
+        );
+    }
+
+    fn no_acceptor(children_end: bool, unseen: Option<&str>) -> ReadinessFault {
+        ReadinessFault::NoAcceptor(NoAcceptor {
+            ports: vec![20_000, 20_001],
+            children_end,
+            unseen: unseen.map(str::to_owned),
+        })
+    }
+
+    #[test]
+    fn a_worker_whose_children_end_is_told_where_they_say_why() {
+        let begin = "listens on 20000, 20001, but none of its processes accepts connections";
+        assert_eq!(no_acceptor(false, None).to_string(), begin);
+        let text = no_acceptor(true, Some("process 7: denied")).to_string();
+        let begin = format!(
+            "{begin} (they cannot be looked at: process 7: denied), and its child processes end"
+        );
+        assert!(text.starts_with(&begin), "{text}");
+        assert!(text.ends_with("have the master do it (`user`)"), "{text}");
+    }
+
+    #[test]
+    fn a_fault_explains_what_it_can_be_the_reason_of() {
+        let ported = ReadinessFault::Port(PortFault {
+            public: port(443),
+            protocol: Protocol::Tcp,
+            port: port(20_000),
+            public_ports: 1,
+            kind: PortFaultKind::Missing,
+            elsewhere: Vec::new(),
+        });
+        let accept = ReadinessFault::Accept(AcceptFault {
+            sockets: Vec::new(),
+            elsewhere: Vec::new(),
+            wrapper: None,
+            is_tried: false,
+            unseen: None,
+        });
+        let unseen = ReadinessFault::Unseen { error: "denied".to_owned() };
+        assert!(
+            unseen.to_string().starts_with("cannot be looked at (denied): start the master with")
+        );
+        let lacks = [
+            NotReady::NotListening,
+            NotReady::ReadyButNotListening,
+            NotReady::NotNotified,
+            NotReady::ProbeFailed,
+            NotReady::NotAccepting,
+        ];
+        for (fault, explained) in [
+            (ported, [true, true, false, false, false]),
+            (accept, [false, false, false, false, true]),
+            (no_acceptor(true, None), [false, false, false, false, true]),
+            (probed(ProbeOutcome::Closed), [false, false, false, true, false]),
+            (unseen, [true; 5]),
+        ] {
+            assert_eq!(lacks.map(|lack| fault.explains(lack)), explained, "{fault:?}");
+        }
+    }
 }

@@ -392,3 +392,6 @@ impl fmt::Display for Rollout {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

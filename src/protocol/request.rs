@@ -182,3 +182,71 @@ fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(json: &str) -> Result<Request, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    #[test]
+    fn the_json_of_each_request_names_its_command() {
+        let address = IpAddr::from([192, 0, 2, 7]);
+        let requests = [
+            (Request::Status, "status"),
+            (Request::Explain { address, port: None }, "explain"),
+            (Request::Events, "events"),
+            (Request::Logs(LogsRequest { seat: None, lines: 1, follow: false }), "logs"),
+            (Request::Configuration, "configuration"),
+            (Request::FleetExplain { address }, "fleet_explain"),
+            (Request::FleetDrain, "fleet_drain"),
+            (Request::FleetJoin, "fleet_join"),
+            (Request::EndOrphans, "end_orphans"),
+            (Request::Handover { format: 1 }, "takeover"),
+            (Command::Reload { share: None }.into(), "reload"),
+            (Command::Promote.into(), "promote"),
+            (Command::Rollback.into(), "rollback"),
+            (Command::Restart.into(), "restart"),
+            (Command::Retire(RetireTarget::Seat(Seat(3))).into(), "retire"),
+            (Command::ClearRetired.into(), "clear-retired"),
+            (Command::Scale { workers: 3 }.into(), "scale"),
+            (Command::ScaleBy { by: -1 }.into(), "scale-by"),
+            (Command::Stop { now: false }.into(), "stop"),
+        ];
+        for (request, name) in requests {
+            let json = serde_json::to_value(request).unwrap();
+            assert_eq!(json["command"], name);
+            assert_eq!(request.name(), name);
+            assert_eq!(command(&json.to_string()).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn a_command_is_waited_for_unless_it_says_otherwise() {
+        let no_wait = CommandRequest { command: Command::Promote, no_wait: true };
+        assert_eq!(
+            Request::from(no_wait),
+            command(r#"{"command":"promote","no_wait":true}"#).unwrap()
+        );
+        let waits: Request = Command::Promote.into();
+        assert_eq!(waits, command(r#"{"command":"promote"}"#).unwrap());
+        assert_ne!(waits, Request::from(no_wait));
+    }
+
+    #[test]
+    fn a_share_is_left_out_or_given_and_never_null() {
+        let share = Some("10%".parse().unwrap());
+        let given = command(r#"{"command":"reload","share":"10%"}"#).unwrap();
+        assert_eq!(given, Command::Reload { share }.into());
+        assert!(command(r#"{"command":"reload","share":null}"#).is_err());
+        assert!(command(r#"{"command":"reload","share":"0%"}"#).is_err());
+    }
+
+    #[test]
+    fn who_is_retired_is_named_by_seat_or_process() {
+        assert_eq!(RetireTarget::Seat(Seat(3)).to_string(), "seat 3");
+        assert_eq!(RetireTarget::Pid(4242).to_string(), "pid 4242");
+    }
+}

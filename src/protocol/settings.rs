@@ -307,4 +307,76 @@ mod tests {
         let backoff = Backoff { min: 2 * SECOND, max: SECOND };
         assert_eq!(backoff.delay(1), SECOND);
     }
+
+    fn probe(text: &str) -> HttpProbe {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn a_probe_is_read_in_its_parts_and_written_as_it_was_read() {
+        use HttpScheme::{Http, Https};
+
+        for (text, scheme, host, port, path) in [
+            ("http:/healthz", Http, None, None, "/healthz"),
+            ("https:/", Https, None, None, "/"),
+            ("http://example.org/a?b=c", Http, Some("example.org"), None, "/a?b=c"),
+            ("https://example.org:8443/", Https, Some("example.org:8443"), Some(8443), "/"),
+            ("http://[2001:db8::1]/", Http, Some("[2001:db8::1]"), None, "/"),
+            ("http://[::1]:81/", Http, Some("[::1]:81"), Some(81), "/"),
+            ("http://[2001:db8::1/", Http, Some("[2001:db8::1"), None, "/"),
+            ("http://example.org:99999/", Http, Some("example.org:99999"), None, "/"),
+            ("http://example.org:/", Http, Some("example.org:"), None, "/"),
+        ] {
+            let probe = probe(text);
+            assert_eq!(
+                (probe.scheme(), probe.host(), probe.port()),
+                (scheme, host, port),
+                "{text}"
+            );
+            assert_eq!(probe.path().as_str(), path);
+            assert_eq!(probe.to_string(), text);
+        }
+        assert_eq!((Http.default_port(), Https.default_port()), (80, 443));
+    }
+
+    #[test]
+    fn a_path_alone_is_asked_over_http() {
+        let path: ProbePath = "/healthz".parse().unwrap();
+        assert_eq!(probe("/healthz"), HttpProbe::from(path));
+        assert_eq!(probe("/healthz").to_string(), "http:/healthz");
+        assert_eq!(probe("//a/b").host(), None, "without a scheme it is a path");
+    }
+
+    #[test]
+    fn what_is_no_probe_is_refused() {
+        let long_host = format!("http://{}/", "a".repeat(256));
+        for text in [
+            "",
+            "healthz",
+            "http:",
+            "http:healthz",
+            "http://",
+            "http:///healthz",
+            "http://example.org",
+            "http://user@example.org/",
+            "http://exa mple.org/",
+            "ftp://example.org/",
+            long_host.as_str(),
+        ] {
+            assert_eq!(text.parse::<HttpProbe>(), Err(HttpProbeError), "{text}");
+        }
+        assert!(format!("http://{}/", "a".repeat(255)).parse::<HttpProbe>().is_ok());
+    }
+
+    #[test]
+    fn a_path_has_no_byte_that_a_request_line_could_not_hold() {
+        let unfit = "\0\t\n\r #\"<>\\^`{|}\u{7f}\u{e9}";
+        for byte in unfit.chars() {
+            assert_eq!(format!("/a{byte}b").parse::<ProbePath>(), Err(ProbePathError), "{byte:?}");
+        }
+        let longest = format!("/{}", "a".repeat(1023));
+        assert_eq!(longest.parse::<ProbePath>().unwrap().as_str(), longest);
+        assert_eq!(format!("{longest}a").parse::<ProbePath>(), Err(ProbePathError));
+        assert_eq!("".parse::<ProbePath>(), Err(ProbePathError));
+    }
 }

@@ -446,3 +446,23 @@ pub struct Explanation {
     /// The steps from the address to the worker, in words, one sentence each.
     pub why: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_of_partition_has_the_name_of_its_setting() {
+        let hash = |input| Partition::Hash { slots: 64, seed: 1, input };
+        for (partition, name) in [
+            (hash(HashInput::Address), "hash"),
+            (hash(HashInput::Connection), "connection"),
+            (Partition::Mask { slots: 64 }, "mask"),
+            (Partition::Random { slots: 64 }, "random"),
+        ] {
+            let kind = PartitionKind::from(&partition);
+            assert_eq!(format!("{kind:<11}|"), format!("{name:<11}|"));
+            assert_eq!(serde_json::to_value(kind).unwrap(), name);
+        }
+    }
+}

@@ -597,4 +597,132 @@ connections to 0.0.0.0:80/tcp before us
             assert_eq!(uptime(seconds), text);
         }
     }
+
+    #[test]
+    fn a_seat_that_waits_stands_where_its_worker_would() {
+        let mut status = status();
+        status.workers.retain(|worker| worker.state == WorkerState::Starting);
+        let waiting =
+            |seat, next_try| WaitingSeat { seat: Seat(seat), next_try, reason: None, restarts: 2 };
+        status.waiting = vec![waiting(2, Some(0.4)), waiting(0, Some(1.0))];
+        let expected = "\
+SEAT  STATE     GEN  PID  CONNS  QUEUED  MEMORY  UPTIME  RESTARTS
+   0  waiting     -    -      -       -       -       -         2
+      next try in 1s
+   1  starting    3    -      -       -       -       -         0
+   2  waiting     -    -      -       -       -       -         2
+      next try now
+";
+        assert_eq!(status.table().split_once("\n\n").unwrap().1, expected);
+    }
+
+    #[test]
+    fn what_is_found_on_the_host_stands_in_the_head_and_once() {
+        use crate::protocol::FindingSeverity::{Error, Notice, Warning};
+
+        let mut status = status();
+        status.findings = vec![
+            Finding::new(Error, FindingKind::PortTaken, "port 80 is taken", "end it"),
+            Finding::new(Warning, FindingKind::ConntrackFull, "nearly full", ""),
+            Finding::new(Warning, FindingKind::NatBefore, "a rule", ""),
+            Finding::new(Notice, FindingKind::OneAddress, "one address", ""),
+        ];
+        let reason = "no socket".to_owned();
+        status.orphans = vec![Orphan { pid: 77, seat: Seat(1), generation: Generation(2), reason }];
+        status.configuration.reason = Some("workers: 0".to_owned());
+        status.returns = 2;
+        let expected = "\
+error      port 80 is taken; end it
+notice     one address
+orphan     process 77 (seat 1, generation 2): no socket
+config     not in force: workers: 0
+returns    2, after probations that failed
+";
+        assert_eq!(head(&status), facts(&status) + expected + DRAINING);
+    }
+
+    #[test]
+    fn repairs_are_told_without_a_writer_that_is_not_known() {
+        let status = Status { repairs: 2, ..status() };
+        assert_eq!(head(&status), facts(&status) + "repairs    2\n" + DRAINING);
+    }
+
+    #[test]
+    fn a_probation_stands_in_the_head_with_what_is_kept() {
+        let probation = |before, seconds_left, failures, standby| Probation {
+            generation: Generation(3),
+            before: Generation(before),
+            seconds_left,
+            failures,
+            standby,
+        };
+        for (probation, expected) in [
+            (
+                probation(2, 7.6, 0, 1),
+                "generation 3, 8 s left, no worker has failed; 1 worker of generation 2 on standby",
+            ),
+            (
+                probation(2, 0.0, 1, 2),
+                "generation 3, waiting for lost workers to be replaced, 1 worker has failed; 2 workers of \
+                 generation 2 on standby",
+            ),
+            (probation(3, 1.0, 2, 2), "generation 3, 1 s left, 2 workers have failed"),
+        ] {
+            let status = Status { probation: Some(probation), ..status() };
+            let expected = format!("probation  {expected}\n");
+            assert_eq!(head(&status), facts(&status) + &expected + DRAINING);
+        }
+    }
+
+    #[test]
+    fn workers_on_standby_do_not_drain() {
+        let mut status = status();
+        status.workers[1].standby = true;
+        assert_eq!(head(&status), facts(&status));
+        assert_eq!(row(&status.workers[1])[2], "standby");
+        for worker in &mut status.workers {
+            (worker.state, worker.standby) = (WorkerState::Dying, false);
+        }
+        status.workers[0].retired = Some(7.0);
+        status.workers[1].retired = Some(5.0);
+        assert!(
+            head(&status).ends_with(
+                "draining   121 connections with 3 workers of generations 2, 3, since 7s\n"
+            ),
+            "{}",
+            head(&status)
+        );
+    }
+
+    #[test]
+    fn connection_tracking_is_nearly_full_above_80_percent() {
+        for (entries, limit, expected) in [
+            (800, 1000, "conntrack  800 of 1000 entries, 80 %\n"),
+            (0, 1000, "conntrack  0 of 1000 entries, 0 %\n"),
+            (900, 0, "conntrack  900 entries\n"),
+        ] {
+            assert_eq!(conntrack(ConntrackFill { entries, limit }), expected);
+        }
+        let above = conntrack(ConntrackFill { entries: 801, limit: 1000 });
+        assert!(above.starts_with("conntrack  801 of 1000 entries, 80 %: nearly full"), "{above}");
+    }
+
+    #[test]
+    fn a_fleet_and_its_troubles_stand_in_the_head() {
+        let mut status = status();
+        let fleet = r#"{
+            "name": "web", "member": "a", "device": "eth0", "state": "serving", "source": "current",
+            "revision": 255, "slots": 1024, "in_force": true, "troubles": ["b does not answer"],
+            "members": [
+                {"name": "a", "addresses": ["192.0.2.1"], "state": "serving", "weight": 1, "slots": 512,
+                 "former": 3}
+            ]
+        }"#;
+        status.fleet = Some(serde_json::from_str(fleet).unwrap());
+        let expected = "\
+fleet      web, member a serving: 512 of 1024 slots, 1 member, revision ff
+trouble    fleet: b does not answer
+";
+        assert_eq!(head(&status), facts(&status) + expected + DRAINING);
+    }
 }

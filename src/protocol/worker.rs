@@ -336,3 +336,132 @@ impl fmt::Display for FailureCause {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_process_is_told_by_status_or_the_name_of_its_signal() {
+        let names = [
+            (1, "SIGHUP"),
+            (2, "SIGINT"),
+            (3, "SIGQUIT"),
+            (4, "SIGILL"),
+            (6, "SIGABRT"),
+            (8, "SIGFPE"),
+            (9, "SIGKILL"),
+            (11, "SIGSEGV"),
+            (13, "SIGPIPE"),
+            (14, "SIGALRM"),
+            (15, "SIGTERM"),
+            (7, "signal 7"),
+            (64, "signal 64"),
+        ];
+        for (signal, name) in names {
+            assert_eq!(Exit::Signal(signal).to_string(), format!("was ended by {name}"));
+        }
+        assert_eq!(Exit::Code(3).to_string(), "exited with status 3");
+        assert_eq!(Exit::Unknown.to_string(), "ended, exit status unknown");
+    }
+
+    #[test]
+    fn of_status_and_signal_one_is_null_or_both_are() {
+        for (exit, json) in [
+            (Exit::Code(0), r#"{"exit":0,"signal":null}"#),
+            (Exit::Signal(9), r#"{"exit":null,"signal":9}"#),
+            (Exit::Unknown, r#"{"exit":null,"signal":null}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&exit).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn states_and_ids_can_stand_in_columns() {
+        for (state, text) in [
+            (WorkerState::Starting, "starting"),
+            (WorkerState::Live, "live"),
+            (WorkerState::Retired, "retired"),
+            (WorkerState::Dying, "dying"),
+        ] {
+            assert_eq!(format!("{state:<9}|"), format!("{text:<9}|"));
+            assert_eq!(serde_json::to_value(state).unwrap(), text);
+        }
+        assert_eq!(format!("{:>4}", WorkerId(7)), "   7");
+    }
+
+    #[test]
+    fn a_silent_worker_is_told_with_the_limit_that_is_over() {
+        let limit = Duration::from_millis(1500);
+        for (cause, text) in [
+            (Unhealthy::Stopped, "it is stopped by a signal"),
+            (Unhealthy::NotListening, "it does not listen on all its ports any more"),
+            (
+                Unhealthy::SharedPort { port: Port::new(20_000).unwrap(), uid: 33 },
+                "a process of another session listens on its port 20000 too (user 33, SO_REUSEPORT)",
+            ),
+            (Unhealthy::Queue { limit }, "connections wait, and it has accepted none for 1.5s"),
+            (Unhealthy::Watchdog { limit }, "no WATCHDOG=1 for 1.5s"),
+            (Unhealthy::Trigger, "it said WATCHDOG=trigger"),
+            (Unhealthy::Probe { limit }, "no answer with status 2xx for 1.5s"),
+            (Unhealthy::Ping { limit }, "no word on the control socket for 1.5s"),
+        ] {
+            assert_eq!(cause.to_string(), text);
+            let text = format!("did not answer any more: {text}");
+            assert_eq!(FailureCause::Unhealthy(cause).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_worker_that_is_not_ready_is_told_with_what_it_lacks() {
+        let limit = Duration::from_secs(2);
+        for (lack, text) in [
+            (NotReady::NotListening, "did not listen on all its ports"),
+            (
+                NotReady::ReadyButNotListening,
+                "said that it was ready, but did not listen on all its ports",
+            ),
+            (NotReady::NotNotified, "listened, but did not say READY=1"),
+            (NotReady::ProbeFailed, "listened, but did not answer the probe with 2xx"),
+            (NotReady::NotAccepting, "did not accept connections"),
+        ] {
+            let fault = Box::new(ReadinessFault::Unseen { error: "denied".to_owned() });
+            let seen = FailureCause::Readiness { limit, lack, fault }.to_string();
+            let begin = format!("{text} within 2s: the worker cannot be looked at (denied)");
+            assert!(seen.starts_with(&begin), "{seen}");
+            let bare = FailureCause::Incomplete { limit, lack }.to_string();
+            assert_eq!(bare, format!("{text} within 2s"));
+        }
+    }
+
+    #[test]
+    fn a_cause_of_failure_is_told_in_words() {
+        let exit = Exit::Code(0);
+        let spawn = FailureCause::Spawn { reason: "ENOENT".to_owned() };
+        assert_eq!(spawn.spawn_error(), Some("ENOENT"));
+        assert_eq!(FailureCause::Stopping.spawn_error(), None);
+        for (cause, text) in [
+            (spawn, "could not be started: ENOENT"),
+            (FailureCause::Exit(exit), "exited with status 0 before it was in force"),
+            (
+                FailureCause::Background { exit, advice: "use --foreground".to_owned() },
+                "went into the background (exited with status 0): use --foreground",
+            ),
+            (
+                FailureCause::NotReady { limit: Duration::from_secs(2) },
+                "did not listen on all its ports within 2s",
+            ),
+            (
+                FailureCause::Died { exit: Exit::Unknown, lived: Duration::from_secs(2) },
+                "ended, exit status unknown, 2.0s after it was ready",
+            ),
+            (FailureCause::Stopping, "said that it stops before it was in force"),
+            (
+                FailureCause::Unfit(PlanError::WeightsAllZero),
+                "cannot be put into force: all weights are 0: expected at least one above it",
+            ),
+        ] {
+            assert_eq!(cause.to_string(), text);
+        }
+    }
+}
