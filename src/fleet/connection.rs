@@ -86,3 +86,58 @@ fn pause(tries: u32, name: &MemberName) -> Duration {
     let part = name.as_str().bytes().fold(7, step) % 64;
     pause + pause * part / 256
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::ZERO.after(Duration::from_secs(60));
+
+    fn name() -> MemberName {
+        "a".parse().unwrap()
+    }
+
+    fn pause_until_retry(connection: &Connection, now: Timestamp) -> Duration {
+        connection.retry_at().unwrap().since(now)
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_are_no_more_than_a_quarter_longer() {
+        let mut connection = Connection::begin();
+        assert_eq!(connection.retry_at(), Some(Timestamp::ZERO));
+        assert_eq!(connection.state(), SourceState::Starting { reason: None });
+        for milliseconds in [100, 200, 400, 800, 1000, 1000] {
+            connection.lose("refused".to_owned(), &name(), NOW);
+            let (least, pause) =
+                (Duration::from_millis(milliseconds), pause_until_retry(&connection, NOW));
+            assert!(least <= pause && pause < least + least / 4, "{pause:?} for {least:?}");
+        }
+        let reason = Some("refused".to_owned());
+        assert_eq!(connection.state(), SourceState::Starting { reason });
+    }
+
+    #[test]
+    fn what_was_read_once_is_away_since_it_was_lost() {
+        let mut connection = Connection::Current;
+        assert_eq!((connection.is_current(), connection.retry_at()), (true, None));
+        connection.lose("refused".to_owned(), &name(), NOW);
+        let later = NOW.after(Duration::from_secs(9));
+        connection.lose("timed out".to_owned(), &name(), later);
+        let away = SourceState::Away { since: NOW, reason: "timed out".to_owned() };
+        assert_eq!((connection.is_current(), connection.state()), (false, away));
+    }
+
+    #[test]
+    fn what_is_to_be_read_again_is_tried_after_the_first_pause_whatever_failed_before() {
+        let mut connection = Connection::Current;
+        for _ in 0..5 {
+            connection.lose("refused".to_owned(), &name(), Timestamp::ZERO);
+        }
+        connection.reread("compacted".to_owned(), NOW);
+        assert_eq!(pause_until_retry(&connection, NOW), FIRST_PAUSE);
+        let away = SourceState::Away { since: NOW, reason: "compacted".to_owned() };
+        assert_eq!(connection.state(), away);
+        connection.lose("refused".to_owned(), &name(), NOW);
+        assert!(pause_until_retry(&connection, NOW) < FIRST_PAUSE * 2, "the pauses begin anew");
+    }
+}

@@ -172,3 +172,15 @@ pub(crate) enum Input {
     /// The time of [`Action::Wake`](super::Action::Wake) has come.
     Tick,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_told_as_it_stands_in_the_store() {
+        assert_eq!(Key::Member("a".parse().unwrap()).to_string(), "members/a");
+        assert_eq!(Key::Fleet.to_string(), "fleet");
+        assert_eq!(Key::Other("leases/a".to_owned()).to_string(), "leases/a");
+    }
+}

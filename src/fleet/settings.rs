@@ -71,3 +71,22 @@ impl Default for Timing {
         Self { lease: Self::DEFAULT_LEASE, lost_for: Self::DEFAULT_LOST_FOR }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_is_told_with_all_that_members_must_share() {
+        let shape = Shape { slots: 60, seed: 0xab, kept: 3 };
+        assert_eq!(shape.to_string(), "60 slots, seed 0xab, 3 former owners a slot");
+    }
+
+    #[test]
+    fn a_request_to_the_store_has_half_a_lease() {
+        let lease = Duration::from_secs(3);
+        assert_eq!(Timing { lease, ..Timing::default() }.timeout(), Duration::from_millis(1500));
+        let Timing { lease, lost_for } = Timing::default();
+        assert_eq!((lease, lost_for), (Timing::DEFAULT_LEASE, Timing::DEFAULT_LOST_FOR));
+    }
+}

@@ -161,4 +161,17 @@ mod tests {
             decode(pieces.iter().map(Vec::as_slice));
         }
     }
+
+    #[test]
+    fn a_line_whose_end_has_not_come_is_told() {
+        let mut decoder = LineDecoder::default();
+        assert!(!decoder.is_amid_line());
+        decoder.feed(b"{}\n{");
+        assert_eq!(decoder.line(), Ok(Some("{}".to_owned())));
+        assert_eq!(decoder.line(), Ok(None));
+        assert!(decoder.is_amid_line());
+        decoder.feed(b"}\n");
+        assert_eq!(decoder.line(), Ok(Some("{}".to_owned())));
+        assert!(!decoder.is_amid_line());
+    }
 }

@@ -40,3 +40,41 @@ impl fmt::Display for DeviceName {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_linux_and_nft_take_is_read_and_written_the_same() {
+        for text in ["e", "eth0", "enp0s31f6.4094", "br-0123456789ab", "...", "\u{e9}t\u{e9}"] {
+            let name: DeviceName = text.parse().unwrap();
+            assert_eq!((name.as_str(), name.to_string().as_str()), (text, text));
+        }
+    }
+
+    #[test]
+    fn a_name_that_one_of_them_refuses_is_named_and_cut() {
+        let long = "x".repeat(40);
+        for text in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a:b",
+            "a\"b",
+            "a*",
+            "a\\b",
+            "a b",
+            "a\u{a0}b",
+            "a\0",
+            "a\n",
+            "0123456789abcdef",
+            "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
+            long.as_str(),
+        ] {
+            let shown = text.chars().take(32).collect();
+            assert_eq!(text.parse::<DeviceName>(), Err(FleetError::Device { text: shown }));
+        }
+    }
+}

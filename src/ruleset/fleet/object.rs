@@ -251,3 +251,53 @@ pub(crate) const fn keyword(family: Family) -> &'static str {
         Family::V6 => "ip6",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_known_by_its_comment_and_by_nothing_like_it() {
+        assert_eq!(FleetTableName::schema(FleetTableName::COMMENT), Some(FleetTableName::SCHEMA));
+        assert_eq!(FleetTableName::schema("ipcluster fleet schema 17"), Some(17));
+        for comment in [
+            "",
+            "ipcluster schema 2",
+            "ipcluster fleet schema ",
+            "ipcluster fleet schema 02",
+            "ipcluster fleet schema +2",
+            "ipcluster fleet schema 2 ",
+            "ipcluster fleet schema 4294967296",
+            " ipcluster fleet schema 2",
+        ] {
+            assert_eq!(FleetTableName::schema(comment), None, "{comment:?}");
+        }
+    }
+
+    #[test]
+    fn the_tables_of_a_fleet_have_one_name_in_their_families() {
+        let name = FleetTableName::of(&"web".parse().unwrap());
+        assert_eq!(
+            (name.as_str(), name.to_string().as_str()),
+            ("ipcluster_fleet_web", "ipcluster_fleet_web")
+        );
+        let families = FleetTableKind::ALL.map(FleetTableKind::family);
+        assert_eq!(families, ["netdev", "ip", "ip6"]);
+    }
+
+    #[test]
+    fn each_family_has_chains_of_its_own() {
+        let names = [Family::V4, Family::V6].map(|it| (owners_chain(it), errors_chain(it)));
+        assert_eq!(names, [("owners_ip", "errors_ip"), ("owners_ip6", "errors_ip6")]);
+    }
+
+    #[test]
+    fn each_mark_has_a_map_of_its_own() {
+        let maps = [1, 2, 3, 4].map(|mark| FleetMap::FormerMarked(Mark(mark)).as_str());
+        assert_eq!(maps, ["former_1", "former_2", "former_3", "former_4"]);
+        assert_eq!(
+            [FleetMap::Owners, FleetMap::Former].map(FleetMap::as_str),
+            ["owners", "former"]
+        );
+    }
+}
