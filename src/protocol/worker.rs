@@ -453,7 +453,7 @@ mod tests {
             ),
             (
                 FailureCause::Died { exit: Exit::Unknown, lived: Duration::from_secs(2) },
-                "ended, exit status unknown, 2.0s after it was ready",
+                "ended, exit status unknown, 2.0 s after it was ready",
             ),
             (FailureCause::Stopping, "said that it stops before it was in force"),
             (

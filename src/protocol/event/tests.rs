@@ -44,7 +44,7 @@ fn the_life_of_a_worker_is_told_with_its_seat_and_generation() {
     check([
         (
             Event::Ready { worker, seat, generation, took: SPAN },
-            "seat 1: worker of generation 2 ready after 1.5s",
+            "seat 1: worker of generation 2 ready after 1.5 s",
         ),
         (
             Event::Unproven { worker, seat, generation },
@@ -95,7 +95,7 @@ fn health_is_told_with_what_becomes_of_the_clients() {
         ),
         (
             Event::Healthy { worker, seat, generation, silent: SPAN },
-            "seat 1: worker of generation 2 is healthy again, after 1.5s",
+            "seat 1: worker of generation 2 is healthy again, after 1.5 s",
         ),
         (Event::NoneHealthy { workers: 1 }, "the only worker is not healthy: it keeps its clients"),
         (
@@ -115,11 +115,11 @@ fn a_failure_is_told_with_what_the_worker_printed_last() {
         ),
         (
             died(Exit::Code(0), &["bye"]),
-            "seat 1: live worker of generation 2 ended by itself (status 0), 1.5s after it was ready",
+            "seat 1: live worker of generation 2 ended by itself (status 0), 1.5 s after it was ready",
         ),
         (
             died(Exit::Signal(11), &["a", "b"]),
-            "seat 1: live worker of generation 2 was ended by SIGSEGV, 1.5s after it was ready\n    a\n    b",
+            "seat 1: live worker of generation 2 was ended by SIGSEGV, 1.5 s after it was ready\n    a\n    b",
         ),
         (
             Event::GivenUp { failure: failure(&[]), rest: SPAN },
@@ -279,7 +279,7 @@ fn plans_and_queues_are_told_with_their_numbers() {
     check([
         (
             Event::InForce { generation, occupied: 3, seats: 4, took: Duration::from_micros(170) },
-            "generation 2 in force, 3 of 4 seats occupied, swapped in 170.0µs",
+            "generation 2 in force, 3 of 4 seats occupied, swapped in 170 us",
         ),
         (
             Event::AllReady { generation, seats: 1 },
