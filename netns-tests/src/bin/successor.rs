@@ -23,18 +23,24 @@ fn main() -> ExitCode {
     }
 }
 
+/// An error and what has caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 async fn run() -> Result<(), String> {
-    let directory = ControlDir::locate().map_err(|error| error.to_string())?;
+    let directory = ControlDir::locate().map_err(|error| chain(&error))?;
     let builder = Master::builder(config()?).control(directory).replace().observe(act_at);
-    let master = builder.start().map_err(|error| error.to_string())?;
+    let master = builder.start().map_err(|error| chain(&error))?;
     let handle = master.handle();
     let terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate());
-    let mut terminate = terminate.map_err(|error| error.to_string())?;
+    let mut terminate = terminate.map_err(|error| chain(&error))?;
     tokio::spawn(async move {
         terminate.recv().await;
         handle.leave().await;
     });
-    let ended = master.run().await.map_err(|error| error.to_string())?;
+    let ended = master.run().await.map_err(|error| chain(&error))?;
     println!("{ended:?}");
     Ok(())
 }
@@ -58,10 +64,10 @@ fn config() -> Result<Config, String> {
     let listen = listen.iter().map(|listener| listener.parse()).collect::<Result<_, PlanError>>();
     let name: Result<_, PlanError> = name.parse();
     let builder = Config::builder()
-        .name(name.map_err(|error| error.to_string())?)
-        .listen(listen.map_err(|error| error.to_string())?)
+        .name(name.map_err(|error| chain(&error))?)
+        .listen(listen.map_err(|error| chain(&error))?)
         .workers(workers)
-        .env(Environment::default().pass("GREETER_*").map_err(|error| error.to_string())?)
+        .env(Environment::default().pass("GREETER_*").map_err(|error| chain(&error))?)
         .command(WorkerCommand::new(worker));
-    builder.build().map_err(|error| error.to_string())
+    builder.build().map_err(|error| chain(&error))
 }

@@ -46,21 +46,40 @@ pub(in crate::nft) enum TableState {
 }
 
 /// Reads a table whole. The kernel is asked several times; if anything in its rules has changed
-/// between the first and the last answer, all is read anew.
+/// between the first and the last answer, all is read anew. So it is when a reply is lost: until a takeover that
+/// hangs is given up, two masters have the same socket, and each may take what the other has asked for.
 pub(in crate::nft) fn read(
     socket: &mut Socket,
     table: &TableName,
 ) -> Result<TableState, NetlinkError> {
+    let mut last = NetlinkError::DumpInterrupted { attempts: READ_ATTEMPTS };
     for _ in 0..READ_ATTEMPTS {
-        let before = settled_generation_id(socket)?;
-        let state = read_once(socket, table);
-        // An object that vanished between two requests is a change too.
-        let vanished = matches!(&state, Err(error) if error.errno() == Some(Errno::ENOENT));
-        if generation_id(socket)? == before && !vanished {
-            return state;
+        match read_unchanged(socket, table) {
+            Ok(Some(state)) => return Ok(state),
+            Ok(None) => {}
+            Err(NetlinkError::RepliesLost) => {
+                socket.discard_replies();
+                last = NetlinkError::RepliesLost;
+            }
+            Err(error) => return Err(error),
         }
     }
-    Err(NetlinkError::DumpInterrupted { attempts: READ_ATTEMPTS })
+    Err(last)
+}
+
+/// Reads a table once; `None` if the rules have changed meanwhile.
+fn read_unchanged(
+    socket: &mut Socket,
+    table: &TableName,
+) -> Result<Option<TableState>, NetlinkError> {
+    let before = settled_generation_id(socket)?;
+    let state = read_once(socket, table);
+    // An object that vanished between two requests is a change too.
+    let vanished = matches!(&state, Err(error) if error.errno() == Some(Errno::ENOENT));
+    match generation_id(socket)? == before && !vanished {
+        true => state.map(Some),
+        false => Ok(None),
+    }
 }
 
 /// The number of the last transaction in this network namespace, when all of that one is to be seen. Waits for a
